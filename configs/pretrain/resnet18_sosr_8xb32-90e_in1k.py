@@ -9,5 +9,7 @@ _base_ = [
     "../_base_/runtime/classification.py",
 ]
 stage = "pretrain"
-model = dict(backbone=dict(arch="resnet18"), loss=dict(_delete_=True, type="SOSRLoss", threshold=0.99, weight=0.5))
+model = dict(
+    backbone=dict(arch="resnet18"), loss=dict(_delete_=True, type="SOSRLoss", threshold=0.99, weight=0.5)
+)
 publish = dict(name="resnet18-in1k-sosr")

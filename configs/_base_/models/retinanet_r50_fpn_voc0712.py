@@ -41,7 +41,9 @@ test_evaluator = val_evaluator
 
 custom_hooks = [dict(type="BackboneContractHook")]
 default_hooks = dict(
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="voc/map_11point", rule="greater")
+    checkpoint=dict(
+        type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="voc/map_11point", rule="greater"
+    )
 )
 vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
 visualizer = dict(vis_backends=vis_backends)

@@ -8,7 +8,9 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
     # The paper reports the best epoch, so the best one is kept beside the last one.
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="accuracy/top1", rule="greater"),
+    checkpoint=dict(
+        type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="accuracy/top1", rule="greater"
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
 

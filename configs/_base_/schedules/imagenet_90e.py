@@ -2,9 +2,7 @@
 # ImageNet schedule to supplementary material that is not public.
 total_epochs = 90
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=total_epochs, val_interval=1)
-optim_wrapper = dict(
-    type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4)
-)
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4))
 param_scheduler = [
     dict(type="MultiStepLR", begin=0, end=total_epochs, by_epoch=True, milestones=[30, 60], gamma=0.1)
 ]

@@ -7,6 +7,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, begin=0, end=1, by_epoch=True, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=1, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", begin=1, end=total_epochs, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=True, base_batch_size=128)

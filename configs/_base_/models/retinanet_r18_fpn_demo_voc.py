@@ -1,0 +1,64 @@
+# The VOC07+12 detector of `configs/detection`, small enough for a laptop CPU: ResNet-18, a slim neck and head,
+# 240 px images, anchors from 32 px on as in the original. One pass over the data is one epoch here.
+_base_ = "retinanet_r50_fpn_voc0712.py"
+data_root = "demo_out/data/VOCdevkit/"
+image_scale = (240, 180)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="Resize", scale=image_scale, keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=image_scale, keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+train_dataset = dict(
+    type="CheckedVOCDataset",
+    data_root=data_root,
+    filter_cfg=dict(filter_empty_gt=True, min_size=32),
+    pipeline=train_pipeline,
+)
+train_dataloader = dict(
+    batch_size=8,
+    dataset=dict(
+        times=1,
+        dataset=dict(
+            datasets=[
+                dict(
+                    ann_file="VOC2007/ImageSets/Main/trainval.txt",
+                    data_prefix=dict(sub_data_root="VOC2007/"),
+                    **train_dataset,
+                ),
+                dict(
+                    ann_file="VOC2012/ImageSets/Main/trainval.txt",
+                    data_prefix=dict(sub_data_root="VOC2012/"),
+                    **train_dataset,
+                ),
+            ]
+        ),
+    ),
+)
+val_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+model = dict(
+    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
+    bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
+    test_cfg=dict(nms_pre=300),
+)
+max_epochs = 10
+train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=1e-4),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[8], gamma=0.1),
+]
+auto_scale_lr = dict(enable=True, base_batch_size=8)

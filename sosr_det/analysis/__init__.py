@@ -1,0 +1,1 @@
+"""Reading run records: tables and figures."""

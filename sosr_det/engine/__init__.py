@@ -1,0 +1,1 @@
+"""The engine around mmengine's Runner: configs, hooks, run records, training and testing."""

@@ -1,0 +1,87 @@
+"""Putting a backbone under a config: the ``--backbone`` flag, pinned URIs, checks before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sosr_det.engine.configs import walk_dicts
+from sosr_det.engine.transfer import check_arch, check_preprocessing
+from sosr_det.errors import BackboneMismatchError, ConfigError, SosrError
+from sosr_det.registry.store import Registry
+
+RANDOM = "random"
+
+
+def set_backbone(cfg: Any, uri: str) -> str | None:
+    """Put ``uri`` under ``cfg.model.backbone``; returns a line to print when more than the URI changed.
+
+    ``random`` removes the checkpoint and, because frozen random layers cannot learn, also unfreezes the
+    stages and batch norm of an MMDetection backbone.
+
+    Raises:
+        ConfigError: the config's model has no backbone.
+    """
+    backbone = cfg.get("model", {}).get("backbone")
+    if not isinstance(backbone, dict):
+        raise ConfigError("--backbone needs a config whose model has a `backbone`; this one has none.")
+    if uri != RANDOM:
+        backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": uri}
+        return None
+    backbone["init_cfg"] = None
+    if "arch" in backbone:
+        return None
+    backbone["frozen_stages"] = -1
+    backbone["norm_eval"] = False
+    if isinstance(backbone.get("norm_cfg"), dict):
+        backbone["norm_cfg"]["requires_grad"] = True
+    return "backbone: random weights, so frozen_stages=-1, norm_eval=False and trainable batch norm are set"
+
+
+def pin_checkpoints(cfg: Any) -> dict | None:
+    """Replace every ``sosr://NAME`` in the config by its digest, after checking that it fits.
+
+    A run's saved config then names exact weights, so moving a tag later changes nothing.
+
+    Returns:
+        ``dict(uri=..., digest=..., pinned_uri=...)`` of the model's backbone, or None for random weights.
+
+    Raises:
+        RegistryError: unknown name (near names are listed) or damaged entry.
+        ConfigError: other depth, stride style or preprocessing than the config's.
+        BackboneMismatchError: a local file that does not exist or is no checkpoint.
+    """
+    model = cfg.get("model") or {}
+    backbone = model.get("backbone") if isinstance(model.get("backbone"), dict) else {}
+    used: dict | None = None
+    for node in walk_dicts(model):
+        init_cfg = node.get("init_cfg")
+        if not isinstance(init_cfg, dict) or not init_cfg.get("checkpoint"):
+            continue
+        uri = str(init_cfg["checkpoint"])
+        record: dict[str, Any] = {"uri": uri, "digest": None}
+        if uri.startswith("sosr://"):
+            entry = Registry().resolve(uri)
+            if node is backbone:
+                check_arch(backbone, entry.manifest.arch, uri)
+                check_preprocessing(model.get("data_preprocessor") or {}, entry.manifest.preprocessing, uri)
+            init_cfg["checkpoint"] = entry.pinned_uri
+            record.update(uri=entry.uri, digest=entry.digest, pinned_uri=entry.pinned_uri)
+        elif "://" not in uri:
+            _require_checkpoint_file(Path(uri))
+        if node is backbone:
+            used = record
+    load_from = cfg.get("load_from")
+    if isinstance(load_from, str) and load_from.startswith("sosr://"):
+        cfg.load_from = Registry().resolve(load_from).pinned_uri
+    return used
+
+
+def _require_checkpoint_file(path: Path) -> None:
+    """Read a weights file safely before mmengine does, so that a bad one stops the run at once."""
+    from sosr_det.registry.safe_load import load_state_file
+
+    try:
+        load_state_file(path)
+    except SosrError as error:
+        raise BackboneMismatchError(f"the backbone file cannot be used: {error}") from error

@@ -1,0 +1,216 @@
+"""Finding, loading and overriding configs, with unknown names and keys refused instead of ignored."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sosr_det.errors import ConfigError
+
+# Top-level keys that mmengine's Runner reads. Other names are plain variables of a config, which
+# makes a misspelt key vanish without a word: see `_refuse_misspelt_keys`.
+RUNNER_KEYS = (
+    "model", "work_dir", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg",
+    "test_cfg", "auto_scale_lr", "optim_wrapper", "param_scheduler", "val_evaluator", "test_evaluator",
+    "default_hooks", "custom_hooks", "data_preprocessor", "load_from", "resume", "launcher", "env_cfg",
+    "log_processor", "log_level", "visualizer", "default_scope", "randomness", "custom_imports", "publish", "stage",
+)  # fmt: skip
+
+
+def config_roots() -> list[Path]:
+    """Folders with this project's configs: the checkout's ``configs/``, or the installed package's copy."""
+    package = Path(__file__).resolve().parents[1]
+    return [root for root in (package.parent / "configs", package / ".mim" / "configs") if root.is_dir()]
+
+
+def config_names() -> list[str]:
+    """Names of all shipped configs, such as ``pretrain/resnet50_sosr_8xb32-90e_in1k``."""
+    names = set()
+    for root in config_roots():
+        for path in root.rglob("*.py"):
+            relative = path.relative_to(root)
+            if relative.parts[0] != "_base_":
+                names.add(relative.with_suffix("").as_posix())
+    return sorted(names)
+
+
+def find_config(name: str) -> Path:
+    """Resolve a config given as a file, as a shipped name (with or without ``.py``) or as ``mmdet::…``.
+
+    Raises:
+        ConfigError: nothing has that name; the message lists near names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if "::" in name:
+        return _find_package_config(name)
+    wanted = name.removeprefix("configs/").removesuffix(".py")
+    for root in config_roots():
+        candidate = root / f"{wanted}.py"
+        if candidate.is_file():
+            return candidate
+    names = config_names()
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
+    hint = (
+        f"Near names: {', '.join(near)}."
+        if near
+        else f"There are {len(names)} shipped configs: `sosr-det configs`."
+    )
+    raise ConfigError(f"no config file and no shipped config is called {name!r}. {hint}")
+
+
+def _find_package_config(name: str) -> Path:
+    from mmengine.config import Config
+
+    try:
+        found, _ = Config._get_cfg_path(name if name.endswith(".py") else f"{name}.py", "")
+    except Exception as error:
+        raise ConfigError(f"config {name!r} cannot be found: {error}") from error
+    if not Path(found).is_file():
+        raise ConfigError(f"config {name!r} cannot be found: no file {found}")
+    return Path(found)
+
+
+def load_config(name: str, overrides: Sequence[str] = ()):
+    """Load a config and apply ``KEY=VALUE`` overrides.
+
+    Args:
+        name: see :func:`find_config`.
+        overrides: as OpenMMLab's ``--cfg-options``: dotted keys, Python literals or bare strings.
+
+    Returns:
+        ``mmengine.config.Config``.
+
+    Raises:
+        ConfigError: the file does not load, a top-level key looks misspelt, or an override names a key that the
+            config does not have and its class does not take.
+    """
+    from mmengine.config import Config
+
+    path = find_config(name)
+    try:
+        cfg = Config.fromfile(path)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"config {path} does not load: {type(error).__name__}: {error}") from error
+    _refuse_misspelt_keys(cfg, path)
+    for key, value in map(parse_override, overrides):
+        _refuse_unknown_override(cfg, key)
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError, AssertionError) as error:
+            raise ConfigError(f"--cfg-options {key}={value!r} does not fit the config: {error}") from error
+    return cfg
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``KEY=VALUE``; the value is a Python literal where it parses as one, else a string.
+
+    ``true``/``false``/``none`` in any case are accepted as on OpenMMLab's command line.
+
+    Raises:
+        ConfigError: no ``=`` or an empty key.
+    """
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--cfg-options expects KEY=VALUE, got {text!r}")
+    lowered = raw.lower()
+    if lowered in ("true", "false", "none"):
+        return key, {"true": True, "false": False, "none": None}[lowered]
+    try:
+        return key, ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        return key, raw.split(",") if "," in raw else raw
+
+
+def walk_dicts(node: Any) -> Iterator[dict]:
+    """Every dict inside a config, depth first."""
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from walk_dicts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from walk_dicts(value)
+
+
+def _refuse_misspelt_keys(cfg, path: Path) -> None:
+    for key, value in cfg.items():
+        if key in RUNNER_KEYS or not isinstance(value, (dict, list)):
+            continue
+        near = difflib.get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.88)
+        if near:
+            raise ConfigError(
+                f"{path}: unknown config key {key!r}, which nothing reads; did you mean {near[0]!r}?"
+            )
+
+
+def _refuse_unknown_override(cfg, key: str) -> None:
+    """An override must name an existing key, or an argument that the class at that place takes."""
+    node: Any = cfg._cfg_dict
+    parts = key.split(".")
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        here = ".".join(parts[:position]) or "the config"
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(
+                    f"--cfg-options {key}: {here} is a list of {len(node)}, {part!r} is no index in it"
+                )
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            if node is None and last:
+                return
+            raise ConfigError(f"--cfg-options {key}: {here} holds {node!r}, which has no key {part!r}")
+        if part in node:
+            node = node[part]
+            continue
+        known = set(node)
+        accepted = _accepted_arguments(node.get("type")) if position else set(RUNNER_KEYS)
+        if accepted is None or (last and part in accepted) or (not position and part in accepted):
+            return
+        near = difflib.get_close_matches(part, known | accepted, n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known | accepted))}."
+        )
+        raise ConfigError(f"--cfg-options {key}: {here} has no key {part!r}; {hint}")
+
+
+def _accepted_arguments(type_name: Any) -> set[str] | None:
+    """Constructor arguments of a registered class; None where anything may be accepted (``**kwargs`` to the root)."""
+    if not isinstance(type_name, str):
+        return set()
+    cls = _find_registered(type_name)
+    if cls is None:
+        return None
+    if not inspect.isclass(cls):
+        return set(inspect.signature(cls).parameters)
+    names: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} - {"self"}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return names
+    return names
+
+
+def _find_registered(type_name: str) -> Any:
+    import mmengine.registry as registry_module
+    from mmengine.registry import Registry
+
+    name = type_name.rpartition("::")[2].removeprefix("mmdet.")
+    roots = [r for r in vars(registry_module).values() if isinstance(r, Registry)]
+    for root in roots:
+        for registry in (root, *root.children.values()):
+            if name in registry.module_dict:
+                return registry.module_dict[name]
+    return None

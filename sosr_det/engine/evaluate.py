@@ -1,0 +1,120 @@
+"""Evaluating a checkpoint: strict loading, the config's own metrics, a JSON file with all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sosr_det.engine.configs import load_config
+from sosr_det.engine.run_record import read_run_record
+from sosr_det.engine.setup import apply_classes, apply_data_root, build_runner, fit_to_device
+from sosr_det.errors import CheckpointError
+
+
+@dataclass
+class TestOptions:
+    """What the command line can say about a test; see ``sosr-det test --help``."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+
+    config: str
+    checkpoint: Path
+    work_dir: Path | None = None
+    data_root: Path | None = None
+    classes: Sequence[str] | None = None
+    show_dir: Path | None = None
+    json_out: Path | None = None
+    launcher: str = "none"
+    cfg_options: Sequence[str] = field(default_factory=list)
+
+
+def run_test(options: TestOptions) -> dict[str, float]:
+    """Evaluate and print; returns the metrics, which are also written to ``work_dir/test.json``.
+
+    Raises:
+        CheckpointError: not a checkpoint, unsafe, or not this model's weights: every tensor of the model must be
+            in the file with its shape, and nothing may be left over.
+        SosrError: config and data errors.
+    """
+    import sosr_det.register  # noqa: F401
+    from sosr_det.registry.safe_load import extract_state_dict, load_state_file
+
+    checkpoint = _checkpoint_file(options.checkpoint)
+    loaded = load_state_file(checkpoint)
+    cfg = load_config(options.config, options.cfg_options)
+    fit_to_device(cfg, options.launcher)
+    apply_data_root(cfg, options.data_root)
+    apply_classes(cfg, options.classes)
+    cfg.launcher = options.launcher
+    cfg.work_dir = str(options.work_dir or checkpoint.parent / "test")
+    cfg.load_from = str(checkpoint)
+    cfg.resume = False
+    if options.show_dir is not None:
+        _draw_predictions(cfg, options.show_dir)
+    runner = build_runner(cfg)
+    require_same_weights(runner.model.state_dict(), extract_state_dict(loaded), str(checkpoint))
+    _require_same_classes(loaded, runner, checkpoint)
+    metrics = {key: float(value) for key, value in runner.test().items()}
+    if runner.rank == 0:
+        text = json.dumps(
+            {"config": options.config, "checkpoint": str(checkpoint), "metrics": metrics}, indent=1
+        )
+        for path in filter(None, (Path(cfg.work_dir) / "test.json", options.json_out)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+        for key, value in metrics.items():
+            if key.count("/") == 1:  # per-class figures are in the table that the metric printed
+                print(f"{key}: {value:.6f}")
+    return metrics
+
+
+def require_same_weights(model_state: dict[str, Any], file_state: dict[str, Any], source: str) -> None:
+    """mmengine loads checkpoints non-strictly: check first that the file is this model's.
+
+    Raises:
+        CheckpointError: counts and examples of missing, left-over and misshapen tensors.
+    """
+    file_state = {name.removeprefix("module."): value for name, value in file_state.items()}
+    missing = sorted(model_state.keys() - file_state.keys())
+    extra = sorted(file_state.keys() - model_state.keys())
+    shapes = [
+        f"{name} {list(file_state[name].shape)} for {list(value.shape)}"
+        for name, value in model_state.items()
+        if name in file_state and file_state[name].shape != value.shape
+    ]
+    if missing or extra or shapes:
+        raise CheckpointError(
+            f"{source} does not hold this config's model: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} left over {extra[:3]}, {len(shapes)} of another shape {shapes[:3]}. "
+            "Test with the config (and --classes) that the checkpoint was trained with."
+        )
+
+
+def _require_same_classes(loaded: dict, runner: Any, checkpoint: Path) -> None:
+    trained = ((loaded.get("meta") or {}).get("dataset_meta") or {}).get("classes")
+    tested = (getattr(runner.test_dataloader.dataset, "metainfo", None) or {}).get("classes")
+    if trained and tested and tuple(trained) != tuple(tested):
+        raise CheckpointError(
+            f"{checkpoint} was trained on the classes {tuple(trained)[:5]}, the test data has {tuple(tested)[:5]}: "
+            "the outputs would be read as other classes. Use the same class list, in the same order."
+        )
+
+
+def _checkpoint_file(path: Path) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    best = (read_run_record(path).get("best") or {}).get("checkpoint")
+    if not best or not (path / best).is_file():
+        raise CheckpointError(f"{path} holds no best checkpoint; name a checkpoint file.")
+    return path / best
+
+
+def _draw_predictions(cfg: Any, folder: Path) -> None:
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if hook is None:
+        raise CheckpointError("--show-dir needs a detection config: this one has no visualization hook.")
+    hook.update(draw=True, test_out_dir=str(folder.resolve()), interval=1)

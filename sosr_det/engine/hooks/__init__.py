@@ -1,0 +1,9 @@
+"""Hooks that every run of this project carries."""
+
+from sosr_det.engine.hooks.backbone_contract import BackboneContractHook
+from sosr_det.engine.hooks.data_contract import DataContractHook
+from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
+from sosr_det.engine.hooks.record import RunRecordHook
+from sosr_det.engine.hooks.throughput import ThroughputHook
+
+__all__ = ["BackboneContractHook", "DataContractHook", "PlainCheckpointHook", "RunRecordHook", "ThroughputHook"]

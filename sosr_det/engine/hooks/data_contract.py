@@ -1,0 +1,65 @@
+"""Refuses to train when the data's classes are not the classes that the head was built for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from sosr_det.errors import DataError
+
+
+@HOOKS.register_module()
+class DataContractHook(Hook):
+    """Before training: train and validation classes agree, and every head has one output per class.
+
+    Raises (in ``before_train``):
+        DataError: names both sides and the option that makes them agree.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner) -> None:
+        train_classes = _classes(runner.train_dataloader.dataset)
+        if runner.val_loop is not None:
+            val_classes = _classes(runner.val_dataloader.dataset)
+            if train_classes and val_classes and train_classes != val_classes:
+                raise DataError(
+                    f"training and validation data have different classes: {_difference(train_classes, val_classes)}. "
+                    "Labels would not mean the same; use one class list for both."
+                )
+        if not train_classes:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, expected in head_class_counts(model).items():
+            if expected != len(train_classes):
+                raise DataError(
+                    f"the data has {len(train_classes)} classes ({', '.join(train_classes[:3])}, …), but the config's "
+                    f"{name} expects {expected}. Use data with {expected} classes, or set "
+                    f"--cfg-options {name}.num_classes={len(train_classes)}"
+                    + ("." if name == "model" else " (or name the classes with --classes).")
+                )
+
+
+def head_class_counts(model: Any) -> dict[str, int]:
+    """Config path of each classifying head -> its number of classes."""
+    if hasattr(model, "head") and hasattr(model, "num_classes"):
+        return {"model": int(model.num_classes)}
+    return {
+        f"model.{name}": int(module.num_classes)
+        for name, module in model.named_modules()
+        if "bbox_head" in name.rpartition(".")[2] and hasattr(module, "num_classes")
+    }
+
+
+def _classes(dataset: Any) -> tuple[str, ...]:
+    return tuple((getattr(dataset, "metainfo", None) or {}).get("classes") or ())
+
+
+def _difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    only_ours, only_theirs = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
+    if not only_ours and not only_theirs:
+        return "the same names in another order"
+    return f"{len(ours)} against {len(theirs)}, only in training {only_ours[:3]}, only in validation {only_theirs[:3]}"

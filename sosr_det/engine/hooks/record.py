@@ -1,0 +1,165 @@
+"""Writes ``run.json``, epoch by epoch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from sosr_det.engine.provenance import dataset_record, git_commit, library_versions, text_digest, utc_now
+from sosr_det.engine.run_record import FILE_NAME, SCHEMA_VERSION, read_run_record, write_run_record
+
+_PREPROCESSING_KEYS = ("mean", "std", "bgr_to_rgb", "type")
+
+
+@HOOKS.register_module()
+class RunRecordHook(Hook):
+    """Keeps ``run.json`` in the work directory up to date; only the main process writes.
+
+    Args:
+        stage: ``pretrain``, ``finetune`` or ``detection``.
+        config_name: file stem of the config.
+        backbone: ``dict(uri=..., digest=...)`` as asked for and as resolved, or None.
+
+    The record holds the resolved config and its digest, seed, versions, commit, data fingerprints, the
+    metrics of every epoch and the wall time; a resumed run continues its own record.
+    """
+
+    priority = "LOWEST"  # after the checkpoint hook, so that the best checkpoint is known
+
+    def __init__(self, stage: str, config_name: str, backbone: dict | None = None) -> None:
+        self.record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "stage": stage,
+            "config_name": config_name,
+            "backbone": backbone,
+            "status": "running",
+            "epochs": [],
+            "test": None,
+        }
+        self._started = self._epoch_started = time.monotonic()
+        self._earlier_seconds = 0.0
+
+    def before_train(self, runner) -> None:
+        if not is_main_process():
+            return
+        self._started = time.monotonic()
+        work_dir = Path(runner.work_dir)
+        if runner.iter > 0 and (work_dir / FILE_NAME).is_file():
+            earlier = read_run_record(work_dir)
+            self.record["epochs"] = [e for e in earlier["epochs"] if e["epoch"] <= runner.epoch]
+            self.record["resumed_at_epochs"] = [*earlier.get("resumed_at_epochs", []), runner.epoch]
+            self.record["started"] = earlier.get("started")
+            self._earlier_seconds = earlier.get("wall_seconds") or 0.0
+        self.record.setdefault("started", utc_now())
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        config_text = runner.cfg.pretty_text
+        self.record.update(
+            command=" ".join(["sosr-det", *sys.argv[1:]]),
+            config_text=config_text,
+            config_digest=text_digest(config_text),
+            seed=runner.seed,
+            deterministic=runner.deterministic,
+            world_size=runner.world_size,
+            device=str(next(model.parameters()).device.type),
+            library_versions=library_versions(),
+            git_commit=git_commit(),
+            data={
+                "train": dataset_record(runner.train_dataloader.dataset),
+                "val": dataset_record(runner.val_dataloader.dataset) if runner.val_loop else None,
+            },
+            model=_model_record(model, runner),
+        )
+        transfer = runner.message_hub.runtime_info.get("backbone_transfer")
+        if transfer and self.record["backbone"]:
+            self.record["backbone"]["transfer"] = transfer
+        self._write(runner)
+
+    def before_train_epoch(self, runner) -> None:
+        self._epoch_started = time.monotonic()
+
+    def after_train_epoch(self, runner) -> None:
+        if not is_main_process():
+            return
+        scalars = {}
+        iterations = len(runner.train_dataloader)
+        for key, buffer in runner.message_hub.log_scalars.items():
+            if key.startswith("train/") and key.removeprefix("train/") not in ("time", "data_time"):
+                scalars[key.removeprefix("train/")] = buffer.mean(iterations)
+        self.record["epochs"].append(
+            {
+                # mmengine counts the finished epoch after this hook
+                "epoch": runner.epoch + 1,
+                "train": scalars,
+                "seconds": round(time.monotonic() - self._epoch_started, 3),
+            }
+        )
+        self._write(runner)
+
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        if not is_main_process() or not self.record["epochs"]:
+            return
+        self.record["epochs"][-1]["val"] = dict(metrics or {})
+        self.record["best"] = self._best(runner)
+        self._write(runner)
+
+    def after_train(self, runner) -> None:
+        if is_main_process():
+            # The checkpoint hook names the best file only after the last validation.
+            self.record["best"] = self._best(runner)
+            self.record["status"] = "completed"
+            self.record["finished"] = utc_now()
+            self._write(runner)
+
+    def _best(self, runner) -> dict | None:
+        checkpoint_cfg = runner.cfg.get("default_hooks", {}).get("checkpoint") or {}
+        metric = checkpoint_cfg.get("save_best")
+        evaluated = [e for e in self.record["epochs"] if (e.get("val") or {}).get(metric) is not None]
+        if not evaluated:
+            return None
+        sign = -1 if checkpoint_cfg.get("rule") == "less" else 1
+        # The first of equals, as mmengine's CheckpointHook keeps the earlier one.
+        best = max(evaluated, key=lambda e: sign * e["val"][metric])
+        files = sorted(Path(runner.work_dir).glob(f"best_{metric.replace('/', '_')}_epoch_*.pth"))
+        return {
+            "metric": metric,
+            "value": best["val"][metric],
+            "epoch": best["epoch"],
+            "val": best["val"],
+            "checkpoint": files[-1].name if files else None,
+        }
+
+    def _write(self, runner) -> None:
+        self.record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._started, 3)
+        write_run_record(Path(runner.work_dir), self.record)
+
+
+def _model_record(model: Any, runner: Any) -> dict:
+    """What a consumer of this model's backbone must know."""
+    spec = getattr(model, "backbone_spec", None)
+    cfg = runner.cfg
+    preprocessor = cfg.model.get("data_preprocessor") or {}
+    return {
+        "type": type(model).__name__,
+        "backbone": spec.to_dict() if spec else {"type": type(getattr(model, "backbone", None)).__name__},
+        "preprocessing": {
+            **{k: preprocessor[k] for k in _PREPROCESSING_KEYS if k in preprocessor},
+            "channel_order": getattr(model.data_preprocessor, "channel_order", None),
+            "interpolation": cfg.get("interpolation", "bilinear"),
+            "input_size": _input_size(runner) if spec else None,
+        },
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _input_size(runner: Any) -> list[int] | None:
+    """[height, width] in pixels of what validation feeds the network: the size that the metrics are true for."""
+    if runner.val_loop is None:
+        return None
+    return list(runner.val_dataloader.dataset[0]["inputs"].shape[-2:])

@@ -1,0 +1,73 @@
+"""Where a run comes from: versions, commit, config digest, data."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+_RECORDED_PACKAGES = (
+    "sosr-det", "torch", "torchvision", "onedl-mmengine", "onedl-mmcv", "onedl-mmdetection",
+    "numpy", "safetensors", "torchmetrics", "opencv-python", "opencv-python-headless",
+)  # fmt: skip
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers; absent packages are left out."""
+    versions = {"python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from, with ``-dirty`` when it was edited; None outside one."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        return subprocess.run(
+            ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def text_digest(text: str) -> str:
+    """sha256 of a text, 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def utc_now() -> str:
+    """Current time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def dataset_record(dataset) -> dict:
+    """Type, size, classes and fingerprint of a (possibly wrapped) data set, for the run record."""
+    parts = _unwrap(dataset)
+    metainfo = getattr(dataset, "metainfo", None) or getattr(parts[0], "metainfo", {}) or {}
+    prints = [p.fingerprint() for p in parts if hasattr(p, "fingerprint")]
+    combined = prints[0] if len(prints) == 1 else text_digest("\n".join(prints)) if prints else None
+    return {
+        "type": " + ".join(sorted({type(p).__name__ for p in parts})),
+        "num_samples": len(dataset),
+        "classes": list(metainfo.get("classes", [])),
+        "fingerprint": combined,
+    }
+
+
+def _unwrap(dataset) -> list:
+    """The innermost data sets of mmengine's RepeatDataset / ConcatDataset wrappers."""
+    if hasattr(dataset, "datasets"):
+        return [inner for part in dataset.datasets for inner in _unwrap(part)]
+    if hasattr(dataset, "dataset") and not hasattr(dataset, "fingerprint"):
+        return _unwrap(dataset.dataset)
+    return [dataset]

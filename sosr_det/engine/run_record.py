@@ -1,0 +1,64 @@
+"""``run.json``: the record that every run leaves beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from sosr_det.errors import CheckpointError
+
+FILE_NAME = "run.json"
+SCHEMA_VERSION = 1
+
+
+def write_run_record(work_dir: Path, record: dict[str, Any]) -> Path:
+    """Replace ``work_dir/run.json`` atomically, so that a reader never sees half of it."""
+    path = Path(work_dir) / FILE_NAME
+    temporary = path.with_name(f".{FILE_NAME}.tmp")
+    with open(temporary, "w") as stream:
+        json.dump(_plain(record), stream, indent=1, sort_keys=True, allow_nan=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def read_run_record(path: Path) -> dict[str, Any]:
+    """Read a run record from its file or from the run's folder.
+
+    Raises:
+        CheckpointError: absent, not JSON, or of another schema version.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(
+            f"no run record at {path}. `sosr-det train` writes run.json into its work directory; "
+            "pass that folder or a checkpoint inside it."
+        )
+    try:
+        record = json.loads(path.read_text())
+        version = record["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a run record: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(f"{path} has schema version {version}, this sosr-det reads {SCHEMA_VERSION}")
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only; NaN and infinities, which JSON lacks, become null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)

@@ -1,0 +1,160 @@
+"""From a config and command-line options to a ready mmengine Runner: shared by training and testing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sosr_det.engine.configs import walk_dicts
+from sosr_det.errors import ConfigError, DataError
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+def apply_data_root(cfg: Any, data_root: Path | None) -> None:
+    """Point every data set of the config to ``data_root``, or to ``$SOSR_DATA`` when that is set.
+
+    ``$SOSR_DATA`` may be the data set itself or the folder that holds it under its usual name (``imagenet``,
+    ``CUB_200_2011``, ``VOCdevkit``): the last part of the config's own ``data_root``.
+
+    Raises:
+        DataError: a root that was asked for does not exist.
+    """
+    usual_name = Path(str(cfg.get("data_root", ""))).name
+    asked = data_root if data_root is not None else os.environ.get("SOSR_DATA")
+    if not asked:
+        return
+    root = Path(asked)
+    if not root.is_dir():
+        origin = "--data-root" if data_root is not None else "$SOSR_DATA"
+        raise DataError(
+            f"{origin} is {root}, which is not a folder. Give the folder that holds the data set "
+            f"({usual_name or 'see the config'}), or make demo data with `sosr-det data demo --out DIR`."
+        )
+    if usual_name and (root / usual_name).is_dir():
+        root = root / usual_name
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for node in walk_dicts(cfg.get(section)):
+            if "data_root" in node:
+                # MMDetection joins paths with str.join in places, so keep its trailing slash.
+                node["data_root"] = f"{root}/"
+    cfg.data_root = f"{root}/"
+
+
+def apply_classes(cfg: Any, classes: Sequence[str] | None) -> None:
+    """Give a VOC-format config its own classes: in every data set, and as the size of every detection head.
+
+    Raises:
+        ConfigError: no classes, an empty or repeated name, or a config without a VOC data set.
+    """
+    if classes is None:
+        return
+    names = [name.strip() for name in classes]
+    if not names or not all(names) or len(set(names)) != len(names):
+        raise ConfigError(
+            f"--classes needs distinct, non-empty names separated by commas, got {','.join(classes)!r}"
+        )
+    changed = 0
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for node in walk_dicts(cfg.get(section)):
+            if node.get("type") in ("CheckedVOCDataset", "VOCDataset", "XMLDataset"):
+                node["metainfo"] = {"classes": tuple(names)}
+                changed += 1
+    if not changed:
+        raise ConfigError(
+            "--classes is for VOC-format detection configs; class folders name their classes themselves."
+        )
+    for node in walk_dicts(cfg.model):
+        if "num_classes" in node:
+            node["num_classes"] = len(names)
+
+
+def apply_total_epochs(cfg: Any, total_epochs: int | None) -> None:
+    """Shorten or stretch the whole schedule: epochs, and every learning-rate milestone in proportion.
+
+    Raises:
+        ConfigError: fewer than one epoch, or a config that does not count epochs.
+    """
+    if total_epochs is None:
+        return
+    if total_epochs < 1:
+        raise ConfigError(f"--total-epochs must be at least 1, got {total_epochs}")
+    old = (cfg.get("train_cfg") or {}).get("max_epochs")
+    if not old:
+        raise ConfigError("--total-epochs needs a config that trains by epoch (train_cfg.max_epochs).")
+    factor = total_epochs / old
+
+    def scaled(epoch: int) -> int:
+        return max(1, round(epoch * factor))
+
+    cfg.train_cfg.max_epochs = total_epochs
+    schedulers = cfg.get("param_scheduler") or []
+    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
+        if not scheduler.get("by_epoch", True):
+            continue
+        if scheduler.get("end") == old:
+            scheduler["end"] = total_epochs
+        elif scheduler.get("end", 0) > total_epochs:
+            scheduler["end"] = scaled(scheduler["end"])
+        if scheduler.get("begin", 0) >= total_epochs:
+            scheduler["begin"] = scaled(scheduler["begin"]) - 1
+        for key in ("T_max", "step_size"):
+            if key in scheduler:
+                scheduler[key] = scaled(scheduler[key])
+        if "milestones" in scheduler:
+            scheduler["milestones"] = [scaled(milestone) for milestone in scheduler["milestones"]]
+
+
+def fit_to_device(cfg: Any, launcher: str) -> None:
+    """Without CUDA: gloo instead of NCCL, no pinned memory (it warns and does nothing).
+
+    Raises:
+        ConfigError: unknown launcher.
+    """
+    import torch
+
+    if launcher not in LAUNCHERS:
+        raise ConfigError(f"--launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+    if torch.cuda.is_available():
+        return
+    if "env_cfg" in cfg and "dist_cfg" in cfg.env_cfg:
+        cfg.env_cfg.dist_cfg.backend = "gloo"
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if isinstance(cfg.get(section), dict):
+            cfg[section].pop("pin_memory", None)
+
+
+def init_distributed(cfg: Any, launcher: str) -> None:
+    """Start the process group before the config is resolved, so that all ranks resolve the same thing."""
+    from mmengine.dist import init_dist, is_distributed
+
+    if launcher != "none" and not is_distributed():
+        init_dist(launcher, **cfg.get("env_cfg", {}).get("dist_cfg", {"backend": "nccl"}))
+
+
+def build_runner(cfg: Any) -> Any:
+    """``Runner.from_cfg`` with configuration mistakes turned into a :class:`ConfigError`."""
+    from mmengine.runner import Runner
+
+    try:
+        return Runner.from_cfg(cfg)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"the config does not build: {error}") from error
+
+
+def require_disk_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Refuse to start a run whose checkpoints cannot be stored.
+
+    Raises:
+        ConfigError: names the folder, what is free and what is needed.
+    """
+    existing = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise ConfigError(
+            f"not enough disk space in {folder}: {free / 2**20:.0f} MiB are free, {what} needs about "
+            f"{needed_bytes / 2**20:.0f} MiB. Free some, or choose another --work-dir."
+        )

@@ -1,0 +1,218 @@
+"""Training of any stage: one Runner, the contracts checked, a record left, the backbone published."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sosr_det.engine.backbone_source import pin_checkpoints, set_backbone
+from sosr_det.engine.configs import load_config
+from sosr_det.engine.publishing import publish_name, publish_run
+from sosr_det.engine.run_record import FILE_NAME, read_run_record
+from sosr_det.engine.setup import (
+    apply_classes,
+    apply_data_root,
+    apply_total_epochs,
+    build_runner,
+    fit_to_device,
+    init_distributed,
+    require_disk_space,
+)
+from sosr_det.errors import CheckpointError, ConfigError, SosrError
+from sosr_det.registry.names import parse_uri
+
+logger = logging.getLogger("sosr_det")
+
+# Bytes kept per parameter byte: weights and momentum, in the last, the best and the file being written.
+_CHECKPOINT_FACTOR = 6
+
+
+@dataclass
+class TrainOptions:
+    """What the command line can change about a config; see ``sosr-det train --help``."""
+
+    config: str
+    work_dir: Path | None = None
+    data_root: Path | None = None
+    backbone: str | None = None
+    classes: Sequence[str] | None = None
+    seed: int | None = None
+    total_epochs: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    amp: bool = False
+    publish: bool = True
+    publish_as: str | None = None
+    registry: Path | None = None
+    launcher: str = "none"
+    cfg_options: Sequence[str] = field(default_factory=list)
+
+
+def run_training(options: TrainOptions) -> Path:
+    """Train, record and publish; returns the work directory.
+
+    A run that fails before its first checkpoint leaves no new work directory behind.
+
+    Raises:
+        SosrError: whatever the user can act on; see the subclasses.
+    """
+    if options.registry is not None:
+        os.environ["SOSR_REGISTRY"] = str(options.registry)  # the sosr:// loader reads it
+    import sosr_det.register  # noqa: F401  names in the config must be known before it loads
+
+    cfg = load_config(options.config, options.cfg_options)
+    fit_to_device(cfg, options.launcher)
+    init_distributed(cfg, options.launcher)
+    backbone, name = _resolve(cfg, options)
+    work_dir = Path(cfg.work_dir)
+    existed = work_dir.exists()
+    _claim_work_dir(work_dir, options)
+    _add_hooks(cfg, options, backbone)
+    try:
+        runner = build_runner(cfg)
+        needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
+        require_disk_space(work_dir, needed, "keeping the checkpoints")
+        runner.train()
+    except BaseException as error:
+        _clean_up_after(error, work_dir, existed)
+        raise
+    if runner.rank == 0:
+        _finish(work_dir, name)
+    return work_dir
+
+
+def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
+    """Apply the options to the config; all that can be refused without building anything is refused here."""
+    stem = Path(options.config).stem
+    cfg.work_dir = str(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / stem)
+    cfg.launcher = options.launcher
+    cfg.resume = options.resume
+    apply_data_root(cfg, options.data_root)
+    apply_classes(cfg, options.classes)
+    apply_total_epochs(cfg, options.total_epochs)
+    if options.seed is not None:
+        cfg.randomness = {**cfg.get("randomness", {}), "seed": options.seed}
+    if options.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if options.backbone:
+        line = set_backbone(cfg, options.backbone)
+        if line:
+            logger.warning(line)
+    name = publish_name(cfg, options.publish, options.publish_as)
+    if name:
+        parse_uri(f"sosr://{name.removeprefix('sosr://')}")  # refuse a bad name now, not after 90 epochs
+    return _pin_on_rank_0(cfg), name
+
+
+def _pin_on_rank_0(cfg: Any) -> dict | None:
+    """Rank 0 resolves names to digests; every rank gets the same result or the same error."""
+    from mmengine.dist import broadcast_object_list, get_dist_info
+
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return pin_checkpoints(cfg)
+    box: list[Any] = [None]
+    if rank == 0:
+        try:
+            box = [("ok", pin_checkpoints(cfg), cfg.to_dict())]
+        except SosrError as error:
+            box = [("error", error, None)]
+    broadcast_object_list(box, src=0)
+    outcome, value, resolved = box[0]
+    if outcome == "error":
+        raise value
+    cfg.merge_from_dict({"model": resolved["model"], "load_from": resolved.get("load_from")})
+    return value
+
+
+def _claim_work_dir(work_dir: Path, options: TrainOptions) -> None:
+    """Never overwrite a run by accident, never "resume" from nothing."""
+    from mmengine.dist import barrier, is_main_process
+
+    if options.resume and options.overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one.")
+    if options.resume:
+        _require_resumable(work_dir)
+    elif (work_dir / FILE_NAME).exists() and not options.overwrite:
+        record = read_run_record(work_dir)
+        raise ConfigError(
+            f"{work_dir} already holds a run ({record['status']}, {len(record['epochs'])} epochs recorded). "
+            "Use --resume to continue it, another --work-dir to keep both, or --overwrite to replace it."
+        )
+    elif work_dir.exists() and not work_dir.is_dir():
+        raise ConfigError(f"the work directory {work_dir} is a file.")
+    if options.overwrite and (work_dir / FILE_NAME).exists() and is_main_process():
+        # Old checkpoints would otherwise mix with the new run's.
+        for path in [*work_dir.glob("*.pth"), work_dir / "last_checkpoint", work_dir / FILE_NAME]:
+            path.unlink(missing_ok=True)
+    barrier()
+
+
+def _require_resumable(work_dir: Path) -> None:
+    pointer = work_dir / "last_checkpoint"
+    if not pointer.is_file():
+        raise CheckpointError(
+            f"--resume: {pointer} does not exist, so there is nothing to resume in {work_dir}. "
+            "Leave out --resume to start, or name the run's folder with --work-dir."
+        )
+    target = Path(pointer.read_text(errors="replace").strip())
+    if not target.is_file() and not (work_dir / target.name).is_file():
+        raise CheckpointError(f"--resume: {pointer} names {str(target)!r}, which is not a file.")
+
+
+def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
+    """The hooks that every run carries, whichever config it came from."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    present = {hook.get("type") for hook in hooks}
+    for hook in ("DataContractHook", "BackboneContractHook", "ThroughputHook", "PlainCheckpointHook"):
+        if hook not in present:
+            hooks.append({"type": hook})
+    hooks.append(
+        {
+            "type": "RunRecordHook",
+            "stage": cfg.get("stage", "detection"),
+            "config_name": Path(options.config).stem,
+            "backbone": backbone,
+        }
+    )
+    cfg.custom_hooks = hooks
+
+
+def _clean_up_after(error: BaseException, work_dir: Path, existed: bool) -> None:
+    """Mark a run that had begun as failed; remove a folder that holds nothing worth keeping."""
+    from mmengine.dist import is_main_process
+
+    if not is_main_process():
+        return
+    if not existed and not any(work_dir.glob("*.pth")):
+        # Close the log file first: it lives in the folder that goes.
+        for handler in logging.getLogger("mmengine").handlers:
+            handler.close()
+        shutil.rmtree(work_dir, ignore_errors=True)
+        return
+    if (work_dir / FILE_NAME).exists():
+        from sosr_det.engine.run_record import write_run_record
+
+        record = read_run_record(work_dir)
+        if record["status"] == "running":
+            record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
+            write_run_record(work_dir, record)
+
+
+def _finish(work_dir: Path, name: str | None) -> None:
+    record = read_run_record(work_dir)
+    best = record.get("best")
+    if best:
+        print(
+            f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f} ({work_dir / str(best['checkpoint'])})"
+        )
+    print(f"run record: {work_dir / FILE_NAME}")
+    if name:
+        entry = publish_run(work_dir, name)
+        print(f"published {entry['uri']}\n  {entry['pinned_uri']}")

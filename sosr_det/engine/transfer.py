@@ -1,0 +1,232 @@
+"""The transfer contract: a consumer's backbone is exactly the tensors that its checkpoint holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sosr_det.errors import BackboneMismatchError, ConfigError
+from sosr_det.registry.manifest import Arch, Preprocessing
+
+# What a classifier leaves behind besides its backbone, in torchvision, timm and MMPretrain naming.
+CLASSIFIER_HEAD_KEYS = frozenset(
+    f"{head}.{part}" for head in ("fc", "head", "classifier", "head.fc") for part in ("weight", "bias")
+)
+
+
+@dataclass
+class TransferReport:
+    """What became of each tensor. ``ok`` allows nothing but a left-over classifier head.
+
+    Attributes:
+        source: URI or file that the expected tensors came from.
+        matched: names that agree in shape, dtype and every bit.
+        missing: names that the live backbone has and the source lacks.
+        unexpected: names that the source has and the live backbone lacks, without the classifier head.
+        shape_mismatched: name -> (live shape, source shape).
+        different: name -> largest absolute difference; NaN where a value is not finite.
+        classifier_head: left-over head names in the source, which is what should be left over.
+        unusable: name -> reason, for values no backbone can work with (NaN, infinite, negative variance).
+    """
+
+    source: str
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    shape_mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    different: dict[str, float] = field(default_factory=dict)
+    classifier_head: list[str] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """True when every live tensor matches and nothing but a classifier head is left over."""
+        problems = self.missing or self.unexpected or self.shape_mismatched or self.different or self.unusable
+        return bool(self.matched) and not problems
+
+    def summary(self) -> dict[str, int]:
+        """Counts per outcome, for the run record."""
+        return {
+            "matched": len(self.matched),
+            "missing": len(self.missing),
+            "unexpected": len(self.unexpected),
+            "shape_mismatched": len(self.shape_mismatched),
+            "different": len(self.different),
+            "unusable": len(self.unusable),
+            "classifier_head_left_over": len(self.classifier_head),
+        }
+
+    def describe(self) -> str:
+        """The report as text: one line of counts, then examples of each problem, and a likely cause."""
+        live = len(self.matched) + len(self.missing) + len(self.shape_mismatched) + len(self.different)
+        lines = [
+            f"backbone from {self.source}: {len(self.matched)} of {live} tensors match; "
+            + ", ".join(
+                f"{count} {name.replace('_', ' ')}"
+                for name, count in self.summary().items()
+                if name != "matched"
+            )
+        ]
+        shapes = [f"{n} (live {list(a)}, source {list(b)})" for n, (a, b) in self.shape_mismatched.items()]
+        values = [f"{n} (largest difference {d:.3g})" for n, d in self.different.items()]
+        bad = [f"{n} ({reason})" for n, reason in self.unusable.items()]
+        for title, names in (
+            ("missing from the source", self.missing),
+            ("unexpected in the source", self.unexpected),
+            ("shape mismatched", shapes),
+            ("different values", values),
+            ("unusable values", bad),
+        ):
+            if names:
+                more = f", … {len(names) - 4} more" if len(names) > 4 else ""
+                lines.append(f"  {title}: {', '.join(names[:4])}{more}")
+        cause = self._likely_cause()
+        if cause:
+            lines.append(f"  likely cause: {cause}")
+        return "\n".join(lines)
+
+    def _likely_cause(self) -> str | None:
+        if self.missing and self.unexpected:
+            for prefix in ("module.backbone.", "backbone.", "module.", "encoder_q.", "model."):
+                if set(self.unexpected) & {prefix + name for name in self.missing}:
+                    return (
+                        f"the source's names carry the prefix {prefix!r}. Publish the backbone with "
+                        "`sosr-det export` and use its sosr:// URI, or strip the prefix from the file."
+                    )
+        if self.shape_mismatched:
+            return "another architecture or depth; compare the backbone's depth with the checkpoint's."
+        if self.missing and not self.unexpected and self.matched:
+            return "an incomplete checkpoint, or one of a shallower network."
+        if self.unexpected and self.matched:
+            return "a deeper network's checkpoint."
+        if self.different:
+            return "the weights were changed after loading, or the file was damaged."
+        return None
+
+
+def compare_backbone(
+    live: Mapping[str, Tensor], source: Mapping[str, Any], source_name: str
+) -> TransferReport:
+    """Compare a live backbone's state dict with the tensors it should hold, bit for bit.
+
+    Args:
+        live: state dict of the backbone module, on any device.
+        source: the checkpoint's state dict, backbone names without prefix.
+        source_name: for messages.
+
+    ``num_batches_tracked`` may be absent from the source: it does not enter any computation with a fixed
+    momentum, and old torchvision files lack it.
+    """
+    report = TransferReport(source_name)
+    for name in source:
+        if name not in live:
+            (report.classifier_head if name in CLASSIFIER_HEAD_KEYS else report.unexpected).append(name)
+    for name, tensor in live.items():
+        expected = source.get(name)
+        if expected is None or not isinstance(expected, Tensor):
+            if not name.endswith("num_batches_tracked"):
+                report.missing.append(name)
+            continue
+        expected = expected.detach().cpu()
+        actual = tensor.detach().cpu()
+        if actual.shape != expected.shape:
+            report.shape_mismatched[name] = (tuple(actual.shape), tuple(expected.shape))
+            continue
+        reason = _why_unusable(name, expected)
+        if reason:
+            report.unusable[name] = reason
+        if torch.equal(actual, expected.to(actual.dtype)):
+            report.matched.append(name)
+        elif not reason:
+            report.different[name] = float((actual.double() - expected.double()).abs().max())
+    return report
+
+
+def _why_unusable(name: str, tensor: Tensor) -> str | None:
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        return "holds NaN or infinite values"
+    if name.endswith("running_var") and (tensor < 0).any():
+        return "holds negative variances"
+    return None
+
+
+def require_match(report: TransferReport) -> None:
+    """Raise unless the report is a full match.
+
+    Raises:
+        BackboneMismatchError: with the whole report.
+    """
+    if not report.ok:
+        raise BackboneMismatchError(
+            f"the backbone does not match its checkpoint, so the run stops before its first step.\n{report.describe()}"
+        )
+
+
+def check_arch(backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str) -> None:
+    """Compare a config's backbone with the entry's architecture before anything is built.
+
+    Args:
+        backbone_cfg: ``model.backbone`` of an MMDetection config (``depth``, ``style``) or of ours (``arch``).
+        arch: the manifest's architecture record.
+        source_name: for messages.
+
+    Raises:
+        ConfigError: another architecture or depth, or a bottleneck that strides elsewhere (``style``), which has
+            the same tensor names and shapes and would load without a word.
+    """
+    wanted = backbone_cfg.get("arch")
+    if wanted is not None and wanted != arch.name:
+        raise ConfigError(f"{source_name} holds a {arch.name}, but the config's backbone is a {wanted}.")
+    entry_depth = re.fullmatch(r"resnet(\d+)", arch.name)
+    depth = backbone_cfg.get("depth")
+    if depth is None or entry_depth is None:
+        return
+    if int(depth) != int(entry_depth[1]):
+        raise ConfigError(
+            f"{source_name} holds a {arch.name}, but the config's backbone has depth {depth}. Use a backbone "
+            f"of that depth, or set model.backbone.depth={entry_depth[1]} and "
+            f"model.neck.in_channels={list(arch.feature_channels)}."
+        )
+    style = backbone_cfg.get("style", "pytorch")
+    if int(depth) >= 50 and arch.style is not None and style != arch.style:
+        raise ConfigError(
+            f"{source_name} was trained with style={arch.style!r} (where a bottleneck strides), the config "
+            f"says style={style!r}. The tensors would load without an error and compute something else; "
+            f"set model.backbone.style={arch.style!r}."
+        )
+
+
+def check_preprocessing(preprocessor: Mapping[str, Any], expected: Preprocessing, source_name: str) -> None:
+    """Compare a config's ``data_preprocessor`` with the preprocessing that the backbone was trained with.
+
+    Raises:
+        ConfigError: other mean, std or channel order; names both sides and the setting to change.
+    """
+    factor = 255.0 if expected.scale == "0-1" else 1.0
+    problems = []
+    for key, theirs in (("mean", expected.mean), ("std", expected.std)):
+        theirs = [value * factor for value in theirs]
+        ours = preprocessor.get(key)
+        if (
+            ours is None
+            or len(ours) != len(theirs)
+            or any(abs(a - b) > 1e-3 for a, b in zip(ours, theirs, strict=True))
+        ):
+            problems.append(f"{key} is {ours and list(ours)}, the backbone was trained with {theirs}")
+    if preprocessor.get("type") != "ClassificationPreprocessor":  # ours always gives RGB
+        # MMDetection decodes to BGR; bgr_to_rgb decides what the backbone sees.
+        order = "rgb" if preprocessor.get("bgr_to_rgb") else "bgr"
+        if order != expected.channel_order:
+            problems.append(
+                f"the channel order is {order}, the backbone was trained with {expected.channel_order}"
+            )
+    if problems:
+        raise ConfigError(
+            f"model.data_preprocessor does not fit {source_name}: {'; '.join(problems)}. "
+            "Set mean, std and bgr_to_rgb to the backbone's (0-255 scale)."
+        )

@@ -1,0 +1,38 @@
+"""The one module with import side effects: everything of ours that mmengine must know by name.
+
+Import it before anything of ``mmdet`` (a config does so with ``custom_imports = dict(imports=['sosr_det.register'])``):
+it makes mmcv's ops work without their compiled extension, registers the ``sosr://`` scheme and safe loading of local
+checkpoint files, and our models, data sets, metrics and hooks in mmengine's root registries, where MMDetection's
+own scope finds them too.
+"""
+
+from sosr_det.compat import install_mmcv_ops
+
+install_mmcv_ops()  # before anything below may import mmcv.ops
+
+import sosr_det.data.classification
+import sosr_det.engine.hooks
+import sosr_det.evaluation.classification
+import sosr_det.evaluation.voc_metric
+import sosr_det.models
+from sosr_det.registry.scheme import register_schemes
+
+register_schemes()
+
+
+def _register_lazily() -> None:
+    """``CheckedVOCDataset`` under its name, importing MMDetection (8 s) only when one is built."""
+    from mmengine.registry import DATASETS
+
+    if "CheckedVOCDataset" in DATASETS.module_dict:
+        return
+
+    def checked_voc_dataset(**arguments):
+        from sosr_det.data.voc import CheckedVOCDataset
+
+        return CheckedVOCDataset(**arguments)
+
+    DATASETS.register_module(name="CheckedVOCDataset", module=checked_voc_dataset)
+
+
+_register_lazily()

@@ -1,0 +1,38 @@
+"""Fixtures for all tests."""
+
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with small pieces of real data: $SOSR_SHARED_DATA, or shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SOSR_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no shared test data at {folder} (set SOSR_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unpacked(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``unpacked("bccd")``: the folder in shared data's ``bccd.tar`` (or ``.tar.xz``), unpacked once per session."""
+    parent = tmp_path_factory.mktemp("shared_data")
+    done: set[str] = set()
+
+    def unpack(name: str) -> Path:
+        if name not in done:
+            candidates = [shared_data / f"{name}{suffix}" for suffix in (".tar", ".tar.xz")]
+            archive = next((path for path in candidates if path.is_file()), None)
+            if archive is None:
+                pytest.skip(f"no {name}.tar or {name}.tar.xz in {shared_data}")
+            with tarfile.open(archive) as tar:
+                tar.extractall(parent, filter="data")
+            done.add(name)
+        return parent / name
+
+    return unpack

@@ -1,0 +1,47 @@
+# Sourced by the stage scripts: one process, torchrun, or what Slurm started.
+#   launch COMMAND CONFIG GPUS [ARGUMENTS ...]
+# Multi-node variables are OpenMMLab's: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+
+launch() {
+  local command=$1 config=$2 gpus=$3
+  shift 3
+  if [ -n "${SLURM_PROCID:-}" ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
+    exec sosr-det "$command" "$config" --launcher slurm "$@"
+  elif [ "$gpus" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
+    exec torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+      --master_port="${PORT:-29500}" --nproc_per_node="$gpus" --no-python \
+      sosr-det "$command" "$config" --launcher pytorch "$@"
+  fi
+  exec sosr-det "$command" "$config" "$@"
+}
+
+# Says so when a machine's other GPUs would stay idle.
+mention_idle_gpus() {
+  local used=$1 visible=0
+  if command -v nvidia-smi > /dev/null; then
+    visible=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU' || true)
+  fi
+  if [ "$visible" -gt "$used" ]; then
+    echo "using $used of $visible GPUs; give the number after the config to use more" >&2
+  fi
+}
+
+# Splits [CONFIG [GPUS]] off the arguments: sets CONFIG, GPUS and REST.
+read_config_and_gpus() {
+  CONFIG=$1
+  shift
+  GPUS=1
+  if [ $# -gt 0 ] && [[ $1 != -* ]]; then
+    CONFIG=$1
+    shift
+    if [ $# -gt 0 ] && [[ $1 =~ ^[0-9]+$ ]]; then
+      GPUS=$1
+      shift
+    fi
+  fi
+  if [ "$GPUS" -lt 1 ]; then
+    echo "error: the number of processes must be at least 1" >&2
+    exit 2
+  fi
+  REST=("$@")
+}
