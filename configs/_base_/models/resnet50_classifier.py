@@ -1,7 +1,7 @@
 # torchvision's ResNet-50 with a linear head. Mean and std are ImageNet's, RGB, 0-255.
 model = dict(
     type="BackboneClassifier",
-    backbone=dict(arch="resnet50", init_cfg=None),
+    backbone=dict(arch="resnet50"),
     num_classes=1000,
     loss=dict(type="CrossEntropyLoss"),
     data_preprocessor=dict(

@@ -1,10 +1,11 @@
 # Part of tools/demo.sh: proves that the pipeline works, says nothing about the method.
-# Command: tools/pretrain.sh demo/resnet18_ce_1xb32-12e_demo-imagenet
+# Command: tools/pretrain.sh demo/resnet18_sosr_1xb32-8e_demo-imagenet
 _base_ = [
     "../_base_/models/resnet18_demo.py",
     "../_base_/datasets/demo_imagenet_64.py",
-    "../_base_/schedules/demo_12e.py",
+    "../_base_/schedules/demo_8e.py",
     "../_base_/runtime/classification.py",
 ]
 stage = "pretrain"
-publish = dict(name="resnet18-demo-ce")
+model = dict(loss=dict(_delete_=True, type="SOSRLoss", threshold=0.99, weight=0.5))
+publish = dict(name="resnet18-demo-sosr")

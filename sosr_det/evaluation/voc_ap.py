@@ -1,0 +1,457 @@
+"""PASCAL VOC average precision in numpy, without rounding and without MMDetection.
+
+Two definitions of one class's average precision (AP), both from the same precision-recall curve:
+
+- **11-point** (VOC2007): the mean, over the recall levels 0, 0.1, ..., 1, of the highest precision
+  reached at that recall or beyond.
+- **area** (VOC2010 and later): the area under the curve after each precision is replaced by the highest
+  precision at that recall or beyond.
+
+Rules, in the order in which they are applied to a class:
+
+1. Boxes are pixel-inclusive: ``[x1, x2]`` covers ``x2 - x1 + 1`` pixels, in the boxes and in their
+   intersection. Only differences count, so 0-based and 1-based boxes give the same result, as long as
+   detections and ground truth agree.
+2. Detections are visited by descending score; equal scores keep the order in which they were given.
+3. Each detection is compared with the ground truth of highest intersection over union (IoU) in its image,
+   among all of them: difficult or not, already matched or not. Of equal ones the first counts.
+4. IoU strictly greater than ``iou_threshold`` is a match. Then: a *difficult* ground truth removes the
+   detection from the curve; an unmatched ground truth makes it a true positive; one that is already
+   matched, a false positive. No match is a false positive.
+5. Recall is measured against the ground truth that is not difficult.
+
+On rule 4: the papers say that the overlap "must exceed" 0.5, and the Python ports (py-faster-rcnn,
+Detectron2) compare with ``>``; so do we. The development kit's MATLAB file ``VOCevaldet.m`` and MMDetection
+compare with ``>=``, which differs only for an IoU of exactly 0.5.
+
+On the 11 recall levels: a recall of exactly k/10 reaches its level, and is compared in integers. The Python
+ports compare floats with ``np.arange(0, 1.1, 0.1)``, where three levels (0.3, 0.6, 0.7) come out one unit in the
+last place too high and are missed by an exact recall. It happens where the number of ground truths is a multiple
+of 10: a public YOLOv2 on VOC2007 test gains 0.11 points of 11-point AP on pottedplant (480 of them) and 0.006
+points of mAP. ``recall_thresholds='arange'`` gives the ports' numbers.
+
+Sources: Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 88 (2010), section 4.2;
+Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 111 (2015), section 3;
+the development kit's ``VOCevaldet.m`` and ``VOCap.m``, http://host.robots.ox.ac.uk/pascal/VOC/.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+RecallThresholds = Literal["exact", "arange"]
+
+# Detection/ground-truth pairs whose IoU is computed at once; bounds the memory to some tens of megabytes.
+_PAIRS_PER_CHUNK = 500_000
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """All ground-truth boxes of one class, over all images.
+
+    Anything that numpy can convert is accepted and stored as an array. The values are checked by
+    :func:`evaluate_class`, which can name the class.
+
+    Attributes:
+        image_index: Which image each box lies in; integers [N], >= 0, in any order.
+        boxes: ``x1, y1, x2, y2`` in pixels, pixel-inclusive; float64 [N, 4].
+        difficult: True for boxes that count neither as found nor as missed; bool [N].
+    """
+
+    image_index: np.ndarray
+    boxes: np.ndarray
+    difficult: np.ndarray
+
+    def __post_init__(self) -> None:
+        _set_arrays(self, image_index=self.image_index, boxes=self.boxes)
+        object.__setattr__(self, "difficult", _as_bool(self.difficult))
+
+    @classmethod
+    def empty(cls) -> GroundTruth:
+        """A class without any ground truth."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, bool))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """All detections of one class, over all images.
+
+    Attributes:
+        image_index: Which image each box lies in; integers [M], >= 0, in any order.
+        boxes: ``x1, y1, x2, y2`` in pixels, pixel-inclusive; float64 [M, 4]. A box with ``x2 < x1 - 1`` or
+            ``y2 < y1 - 1`` covers nothing and is a false positive.
+        scores: Confidence, higher is surer, any finite scale; float64 [M].
+    """
+
+    image_index: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        _set_arrays(self, image_index=self.image_index, boxes=self.boxes)
+        object.__setattr__(self, "scores", np.asarray(self.scores, np.float64))
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """A class of which nothing was detected."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassAP:
+    """Average precision of one class, and the curve that it comes from.
+
+    Attributes:
+        ap_11point: VOC2007 average precision, 0 (nothing found) to 1 (everything found, without a false
+            positive above any of it); NaN if ``num_ground_truth`` is 0.
+        ap_area: VOC2010 average precision, same range.
+        num_ground_truth: Boxes to be found, that is without the difficult ones.
+        num_difficult: Ground-truth boxes marked difficult.
+        num_detections: Detections given; the sum of the next three.
+        num_true_positives: Detections that found a box of their own.
+        num_false_positives: Detections that found none, or one already found.
+        num_ignored: Detections whose best box is difficult.
+        precision: True positives / detections, after each detection that is not ignored, by descending
+            score; float64 [num_true_positives + num_false_positives], 0 to 1.
+        recall: True positives / ``num_ground_truth`` at the same places, 0 to 1; NaN where that is 0.
+        scores: Scores of the same detections, descending.
+    """
+
+    ap_11point: float
+    ap_area: float
+    num_ground_truth: int
+    num_difficult: int
+    num_detections: int
+    num_true_positives: int
+    num_false_positives: int
+    num_ignored: int
+    precision: np.ndarray = field(repr=False)
+    recall: np.ndarray = field(repr=False)
+    scores: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class VOCResult:
+    """Mean average precision over classes. All values are fractions, 0 to 1, in float64 and unrounded.
+
+    Attributes:
+        map_11point: Mean of ``ap_11point`` over the classes that have ground truth; NaN if none has.
+        map_area: The same of ``ap_area``.
+        per_class: One entry per class, in the order of ``class_names``.
+        classes_without_ground_truth: Classes left out of the means because nothing was there to be found
+            (no ground truth, or only difficult). Callers must say so: the mean is over fewer classes.
+        iou_threshold: The threshold that was used.
+        recall_thresholds: The kind of 11-point thresholds that was used.
+    """
+
+    map_11point: float
+    map_area: float
+    per_class: dict[str, ClassAP]
+    classes_without_ground_truth: tuple[str, ...]
+    iou_threshold: float
+    recall_thresholds: RecallThresholds
+
+
+def evaluate_class(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    *,
+    iou_threshold: float = 0.5,
+    recall_thresholds: RecallThresholds = "exact",
+    class_name: str = "",
+    num_images: int | None = None,
+) -> ClassAP:
+    """Average precision of one class.
+
+    Args:
+        ground_truth: Every box of the class, over all images.
+        detections: Every detection of the class, over all images. The order matters among equal scores.
+        iou_threshold: IoU that a match must exceed, 0 <= threshold < 1. 0 accepts any overlap.
+        recall_thresholds: ``'exact'`` compares recall with k/10 in integers. ``'arange'`` compares floats
+            with ``np.arange(0, 1.1, 0.1)`` as the Python ports of the development kit do; three of those
+            (0.3, 0.6, 0.7) come out slightly high, so that a recall of exactly 3/10 misses its level.
+        class_name: For error messages.
+        num_images: If given, image indices must be smaller.
+
+    Returns:
+        Both average precisions (fractions, unrounded), counts and the curve.
+
+    Raises:
+        ValueError: For wrong shapes, NaN or infinite boxes or scores, negative or too large image indices,
+            a ground-truth box with ``x2 < x1`` or ``y2 < y1``, or an unusable option. The message names
+            the class and the first offending entry.
+    """
+    _check_options(iou_threshold, recall_thresholds)
+    what = f"class {class_name!r}: " if class_name else ""
+    _check_boxes(ground_truth.image_index, ground_truth.boxes, f"{what}ground truth", num_images)
+    _check_boxes(detections.image_index, detections.boxes, f"{what}detections", num_images)
+    _check_ground_truth(ground_truth, what)
+    _check_scores(detections, what)
+
+    # Stable: detections with equal scores keep the given order.
+    order = np.argsort(-detections.scores, kind="stable")
+    scores = detections.scores[order]
+    best_iou, best = _best_ground_truth(
+        detections.image_index[order], detections.boxes[order], ground_truth.image_index, ground_truth.boxes
+    )
+    matched = best_iou > iou_threshold
+    difficult = np.zeros(len(order), bool)
+    difficult[matched] = ground_truth.difficult[best[matched]]
+
+    # Of the detections whose best box is the same, the first one (highest score) takes it.
+    claims = np.flatnonzero(matched & ~difficult)
+    _, first_claims = np.unique(best[claims], return_index=True)
+    true_positive = np.zeros(len(order), bool)
+    true_positive[claims[first_claims]] = True
+
+    # Ignored detections repeat the point before them and change neither AP: leave them out of the curve.
+    counted = ~difficult
+    is_tp = true_positive[counted]
+    tp = np.cumsum(is_tp)
+    precision = tp / np.arange(1, len(tp) + 1)
+    num_difficult = int(ground_truth.difficult.sum())
+    num_ground_truth = len(ground_truth) - num_difficult
+
+    if num_ground_truth == 0:
+        recall = np.full(len(tp), np.nan)
+        ap_11point = ap_area = math.nan
+    else:
+        recall = tp / num_ground_truth
+        # envelope[i]: highest precision at i or after.
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        if recall_thresholds == "exact":
+            # The first place where 10 * tp >= k * num_ground_truth, in integers.
+            needed = [-(-k * num_ground_truth // 10) for k in range(11)]
+            reached = np.searchsorted(tp, needed, side="left")
+        else:
+            reached = np.searchsorted(recall, np.arange(0.0, 1.1, 0.1), side="left")
+        ap_11point = float(envelope[reached[reached < len(tp)]].sum() / 11)
+        # Recall rises by 1 / num_ground_truth at each true positive, and nowhere else.
+        ap_area = float(envelope[is_tp].sum() / num_ground_truth)
+
+    return ClassAP(
+        ap_11point=ap_11point,
+        ap_area=ap_area,
+        num_ground_truth=num_ground_truth,
+        num_difficult=num_difficult,
+        num_detections=len(order),
+        num_true_positives=int(is_tp.sum()),
+        num_false_positives=int(len(is_tp) - is_tp.sum()),
+        num_ignored=int(difficult.sum()),
+        precision=precision,
+        recall=recall,
+        scores=scores[counted],
+    )
+
+
+def evaluate_voc(
+    ground_truth: Mapping[str, GroundTruth],
+    detections: Mapping[str, Detections],
+    class_names: Sequence[str],
+    *,
+    iou_threshold: float = 0.5,
+    recall_thresholds: RecallThresholds = "exact",
+    num_images: int | None = None,
+) -> VOCResult:
+    """Average precision of every class, and their means.
+
+    Args:
+        ground_truth: One entry for each of ``class_names`` (``GroundTruth.empty()`` for none), no others.
+        detections: One entry for each of ``class_names`` (``Detections.empty()`` for none), no others.
+        class_names: The classes, without duplicates; the order of the result.
+        iou_threshold: IoU that a match must exceed, 0 <= threshold < 1.
+        recall_thresholds: ``'exact'`` or ``'arange'``, see :func:`evaluate_class`.
+        num_images: If given, image indices must be smaller.
+
+    Returns:
+        Means and per-class values. Look at ``classes_without_ground_truth``: those are not in the means.
+
+    Raises:
+        ValueError: If a class is missing, unknown or listed twice, or as :func:`evaluate_class`.
+    """
+    _check_options(iou_threshold, recall_thresholds)
+    if not class_names or isinstance(class_names, str):
+        raise ValueError(f"class_names must be a non-empty sequence of names, got {class_names!r}")
+    duplicates = sorted({name for name in class_names if list(class_names).count(name) > 1})
+    if duplicates:
+        raise ValueError(f"class_names lists a class twice: {duplicates}")
+    for what, given in (("ground_truth", ground_truth), ("detections", detections)):
+        unknown = sorted(set(given) - set(class_names))
+        if unknown:
+            raise ValueError(
+                f"{what} has classes that are not in class_names: {unknown}; expected {list(class_names)}"
+            )
+        missing = [name for name in class_names if name not in given]
+        if missing:
+            raise ValueError(f"{what} has no entry for {missing}; give an empty one if there is nothing")
+
+    per_class = {
+        name: evaluate_class(
+            ground_truth[name],
+            detections[name],
+            iou_threshold=iou_threshold,
+            recall_thresholds=recall_thresholds,
+            class_name=name,
+            num_images=num_images,
+        )
+        for name in class_names
+    }
+    present = [ap for ap in per_class.values() if ap.num_ground_truth > 0]
+    return VOCResult(
+        map_11point=_mean([ap.ap_11point for ap in present]),
+        map_area=_mean([ap.ap_area for ap in present]),
+        per_class=per_class,
+        classes_without_ground_truth=tuple(n for n, ap in per_class.items() if ap.num_ground_truth == 0),
+        iou_threshold=float(iou_threshold),
+        recall_thresholds=recall_thresholds,
+    )
+
+
+def _best_ground_truth(
+    det_image: np.ndarray, det_boxes: np.ndarray, gt_image: np.ndarray, gt_boxes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection, the highest IoU in its image and the (first) ground truth that has it.
+
+    Returns:
+        ``iou`` float64 [M] (0 without any ground truth in the image) and ``index`` int64 [M] into
+        ``gt_boxes`` (-1 where there is none).
+    """
+    iou = np.zeros(len(det_image))
+    index = np.full(len(det_image), -1, np.int64)
+    # Ground truth grouped by image; stable, so that the first of equals stays first.
+    gt_order = np.argsort(gt_image, kind="stable")
+    images, starts, counts = np.unique(gt_image[gt_order], return_index=True, return_counts=True)
+    if len(images) == 0:
+        return iou, index
+    group = np.minimum(np.searchsorted(images, det_image), len(images) - 1)
+    with_gt = np.flatnonzero(images[group] == det_image)
+    num_candidates = counts[group[with_gt]]
+
+    # Each chunk holds all pairs of some detections with the ground truth of their images, one after another.
+    chunk_of = (np.cumsum(num_candidates) - 1) // _PAIRS_PER_CHUNK
+    boundaries = np.flatnonzero(np.diff(chunk_of)) + 1
+    for rows, repeats in zip(
+        np.split(with_gt, boundaries), np.split(num_candidates, boundaries), strict=True
+    ):
+        if len(rows) == 0:
+            continue
+        segment_starts = np.cumsum(repeats) - repeats
+        within = np.arange(repeats.sum()) - np.repeat(segment_starts, repeats)
+        pair_gt = gt_order[np.repeat(starts[group[rows]], repeats) + within]
+        pair_iou = _pixel_inclusive_iou(det_boxes[np.repeat(rows, repeats)], gt_boxes[pair_gt])
+        best = np.maximum.reduceat(pair_iou, segment_starts)
+        first_best = np.minimum.reduceat(
+            np.where(pair_iou == np.repeat(best, repeats), np.arange(len(pair_iou)), len(pair_iou)),
+            segment_starts,
+        )
+        iou[rows] = best
+        index[rows] = pair_gt[first_best]
+    return iou, index
+
+
+def _pixel_inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of corresponding boxes [P, 4], [P, 4] → [P]; ``x2 - x1 + 1`` pixels wide; 0 without overlap."""
+    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0]) + 1
+    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1]) + 1
+    overlap = (width > 0) & (height > 0)
+    intersection = width * height
+    union = _pixel_inclusive_area(a) + _pixel_inclusive_area(b) - intersection
+    return np.divide(intersection, union, out=np.zeros(len(a)), where=overlap)
+
+
+def _pixel_inclusive_area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _set_arrays(instance: GroundTruth | Detections, image_index: ArrayLike, boxes: ArrayLike) -> None:
+    index = np.asarray(image_index)
+    if index.size == 0:
+        index = index.astype(np.int64)  # np.asarray([]) is float64
+    object.__setattr__(instance, "image_index", index)
+    array = np.asarray(boxes, np.float64)
+    object.__setattr__(instance, "boxes", array.reshape(0, 4) if array.size == 0 else array)
+
+
+def _as_bool(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValueError(
+            f"difficult must hold booleans (or 0 and 1), got {np.setdiff1d(array, (0, 1))[:5].tolist()}"
+        )
+    return array.astype(bool)
+
+
+def _check_options(iou_threshold: float, recall_thresholds: str) -> None:
+    if not 0 <= iou_threshold < 1:  # also refuses NaN
+        raise ValueError(f"iou_threshold must be at least 0 and less than 1, got {iou_threshold!r}")
+    if recall_thresholds not in get_args(RecallThresholds):
+        raise ValueError(
+            f"recall_thresholds must be one of {get_args(RecallThresholds)}, got {recall_thresholds!r}"
+        )
+
+
+def _check_boxes(image_index: np.ndarray, boxes: np.ndarray, what: str, num_images: int | None) -> None:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{what}: boxes must have shape [N, 4], got {list(boxes.shape)}")
+    if image_index.shape != (len(boxes),):
+        raise ValueError(
+            f"{what}: image_index must have shape [{len(boxes)}], one per box, got {list(image_index.shape)}"
+        )
+    if not np.issubdtype(image_index.dtype, np.integer):
+        raise ValueError(f"{what}: image_index must hold integers, got {image_index.dtype}")
+    bad = image_index < 0
+    if num_images is not None:
+        bad |= image_index >= num_images
+    if bad.any():
+        allowed = "at least 0" if num_images is None else f"in 0..{num_images - 1}"
+        raise ValueError(f"{what}: image_index must be {allowed}, got {image_index[bad.argmax()]}")
+    bad = ~np.isfinite(boxes).all(axis=1)
+    if bad.any():
+        i = int(bad.argmax())
+        raise ValueError(f"{what}: box {boxes[i].tolist()} in image {image_index[i]} is not finite")
+
+
+def _check_ground_truth(ground_truth: GroundTruth, what: str) -> None:
+    if ground_truth.difficult.shape != (len(ground_truth),):
+        raise ValueError(
+            f"{what}ground truth: difficult must have shape [{len(ground_truth)}], one per box, "
+            f"got {list(ground_truth.difficult.shape)}"
+        )
+    boxes = ground_truth.boxes
+    inverted = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
+    if inverted.any():
+        i = int(inverted.argmax())
+        raise ValueError(
+            f"{what}ground truth: box {boxes[i].tolist()} in image {ground_truth.image_index[i]} "
+            "has x2 < x1 or y2 < y1 and could never be found"
+        )
+
+
+def _check_scores(detections: Detections, what: str) -> None:
+    if detections.scores.shape != (len(detections),):
+        raise ValueError(
+            f"{what}detections: scores must have shape [{len(detections)}], one per box, "
+            f"got {list(detections.scores.shape)}"
+        )
+    bad = ~np.isfinite(detections.scores)
+    if bad.any():
+        i = int(bad.argmax())
+        raise ValueError(
+            f"{what}detections: score {detections.scores[i]} in image {detections.image_index[i]} is not finite"
+        )

@@ -1,0 +1,176 @@
+"""Checking many entries at once, or a whole registry with everything that lies in it. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sosr_det.errors import CorruptEntryError, RegistryError
+from sosr_det.registry.blob import check_blob, digest_blob
+from sosr_det.registry.damage import Damage, damage_of
+from sosr_det.registry.digest import is_sha256
+from sosr_det.registry.names import check_name, check_tag
+from sosr_det.registry.store import Registry
+
+
+@dataclass
+class Audit:
+    """What was checked (``files``), what is damaged, and sound files that nothing points to (``unused``)."""
+
+    files: set[str] = field(default_factory=set)
+    damages: list[Damage] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged; unused files are no damage."""
+        return not self.damages
+
+    def note(self, path: Path, error: RegistryError) -> None:
+        """Record what an error says about ``path``, once."""
+        if isinstance(error, CorruptEntryError):
+            damage = damage_of(error, path)
+        else:
+            damage = Damage(str(path), "file", "a readable plain file", str(error))
+        if damage not in self.damages:
+            self.damages.append(damage)
+
+
+def audit_refs(registry: Registry, refs: list[tuple[str, str]]) -> Audit:
+    """Check these (name, tag) pairs: ref, manifest and every bit of the blob of each.
+
+    Raises:
+        RegistryError: no registry, or an unknown name or tag.
+    """
+    registry.layout.require()
+    audit = Audit()
+    digests: dict[str, None] = {}
+    for name, tag in refs:
+        path = registry.layout.ref_path(name, tag)
+        audit.files.add(str(path))
+        try:
+            digests[registry.read_ref(name, tag).digest] = None
+        except CorruptEntryError as error:
+            audit.note(path, error)
+    _check_manifests(registry, list(digests), audit)
+    return audit
+
+
+def audit_digest(registry: Registry, digest: str) -> Audit:
+    """Check one manifest digest and the blob behind it. Raises as :func:`audit_refs`."""
+    registry.layout.require()
+    audit = Audit()
+    _check_manifests(registry, [digest], audit)
+    return audit
+
+
+def audit_all(registry: Registry) -> Audit:
+    """Check every file of the registry, also manifests and blobs that no ref points to.
+
+    Temporary files and locks are left out: they hold nothing that can be loaded.
+
+    Raises:
+        RegistryError: no registry at the root.
+    """
+    layout = registry.layout
+    layout.require()
+    audit = Audit()
+    digests: dict[str, None] = {}
+    for name, tag, path in _ref_files(registry, audit):
+        try:
+            digests[registry.read_ref(name, tag).digest] = None
+        except RegistryError as error:
+            audit.note(path, error)
+    referenced = len(digests)
+    for file in _listed(registry, layout.manifests_dir, audit):
+        digest = file.removesuffix(".json")
+        if not file.endswith(".json") or not is_sha256(digest):
+            audit.note(
+                layout.manifests_dir / file, RegistryError("not the name of a manifest (64 hex digits.json)")
+            )
+        else:
+            digests.setdefault(digest)
+    unused = [str(layout.manifest_path(digest)) for digest in list(digests)[referenced:]]
+    used = _check_manifests(registry, list(digests), audit)
+    damaged = {damage.file for damage in audit.damages}
+    audit.unused += [path for path in unused if path not in damaged]
+    _check_other_blobs(registry, used, audit)
+    return audit
+
+
+def _listed(registry: Registry, folder: Path, audit: Audit) -> list[str]:
+    try:
+        return registry.layout.listdir(folder)
+    except RegistryError as error:
+        audit.note(folder, error)
+        return []
+
+
+def _ref_files(registry: Registry, audit: Audit) -> list[tuple[str, str, Path]]:
+    found = []
+    refs_dir = registry.layout.refs_dir
+    for name in _listed(registry, refs_dir, audit):
+        files = _listed(registry, refs_dir / name, audit)
+        if not files and not (refs_dir / name).is_dir():
+            files = [""]
+        for file in files:
+            path = refs_dir / name / file
+            audit.files.add(str(path))
+            try:
+                tag = check_tag(file.removesuffix(".json")) if file.endswith(".json") else ""
+                if not tag:
+                    raise RegistryError("not a ref: expected refs/NAME/TAG.json")
+                found.append((check_name(name), tag, path))
+            except RegistryError as error:
+                audit.note(path, error)
+    return found
+
+
+def _check_manifests(registry: Registry, digests: list[str], audit: Audit) -> set[str]:
+    """Check manifests and their blobs; returns the tensors digests of the sound manifests."""
+    used: set[str] = set()
+    for digest in digests:
+        path = registry.layout.manifest_path(digest)
+        audit.files.add(str(path))
+        try:
+            manifest = registry.read_manifest(digest)
+        except FileNotFoundError:
+            damage = Damage(str(path), "file", "the manifest that a ref points to", "no such file")
+            audit.note(path, damage.error())
+            continue
+        except RegistryError as error:
+            audit.note(path, error)
+            continue
+        if manifest.tensors_digest in used:
+            continue
+        used.add(manifest.tensors_digest)
+        blob_path = registry.layout.blob_path(manifest.tensors_digest)
+        audit.files.add(str(blob_path))
+        try:
+            registry.layout.refuse_links(blob_path)
+            audit.damages += check_blob(blob_path, manifest.tensors)
+        except RegistryError as error:
+            audit.note(blob_path, error)
+    return used
+
+
+def _check_other_blobs(registry: Registry, used: set[str], audit: Audit) -> None:
+    """Check blobs that no sound manifest describes: by their name, from their own header."""
+    blobs_dir = registry.layout.blobs_dir
+    for prefix in _listed(registry, blobs_dir, audit):
+        for file in _listed(registry, blobs_dir / prefix, audit):
+            path = blobs_dir / prefix / file
+            digest = file.removesuffix(".safetensors")
+            if digest in used and path == registry.layout.blob_path(digest):
+                continue
+            audit.files.add(str(path))
+            try:
+                if not is_sha256(digest) or path != registry.layout.blob_path(digest):
+                    raise RegistryError("not the name of a blob (ab/ab....safetensors)")
+                registry.layout.refuse_links(path)
+                actual = digest_blob(path)
+                if actual != digest:
+                    raise Damage(str(path), "tensors digest", digest, actual).error()
+                audit.unused.append(str(path))
+            except RegistryError as error:
+                audit.note(path, error)

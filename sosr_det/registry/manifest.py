@@ -1,0 +1,417 @@
+"""The manifest: everything about an entry that its weights cannot say themselves, as immutable JSON.
+
+A manifest's own digest is the SHA-256 of its exact bytes, which are canonical (sorted keys, no spaces,
+ASCII, one newline at the end): the same content is the same file. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sosr_det.errors import RegistryError
+from sosr_det.registry.blob import blob_layout
+from sosr_det.registry.damage import Damage
+from sosr_det.registry.digest import (
+    DTYPES,
+    TensorSpec,
+    canonical_json,
+    check_tensor_name,
+    digest_of_specs,
+    is_sha256,
+    sha256_hex,
+)
+from sosr_det.registry.strict_json import (
+    Fields,
+    dict_of,
+    integer,
+    list_of,
+    number,
+    one_of,
+    parse_json,
+    plain,
+    text,
+    word,
+)
+
+SCHEMA_VERSION = 1
+SIZE_LIMIT = 16 * 1024 * 1024  # bytes
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_DEFAULTS: dict[str, Any] = {
+    "classes": (),
+    "metrics": {},
+    "recipe": None,
+    "parents": (),
+    "seed": None,
+    "git_commit": None,
+    "data": None,
+    "license": None,
+    "notes": "",
+}
+_COMPUTED = ("schema_version", "tensors", "tensors_digest", "size_bytes", "classes_sha256")
+_LIBRARIES = (
+    "sosr-det",
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorchcv",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "onedl-mmdetection",
+    "safetensors",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Which network the tensors belong to.
+
+    ``name`` as its library calls it ("resnet50"); ``library`` whose implementation it is ("torchvision");
+    ``style`` where a bottleneck has its stride: "pytorch" (the 3x3 conv2), "caffe" (the 1x1 conv1), or
+    None for a network without such a choice; ``stem`` in words ("7x7/2+maxpool"); ``feature_channels``
+    of the stages that a detector reads, shallow to deep ([256, 512, 1024, 2048]).
+    """
+
+    name: str
+    library: str
+    style: str | None
+    stem: str
+    feature_channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels must be prepared: ``(pixel - mean) / std`` with pixels in ``scale``.
+
+    ``channel_order`` "rgb" or "bgr", or "gray"; ``mean`` and ``std`` per channel in that order; ``scale``
+    "0-255" or "0-1"; ``interpolation`` of the resize ("bilinear"); ``input_size`` [height, width] in pixels.
+    """
+
+    channel_order: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: str
+    interpolation: str
+    input_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The resolved training config: its name, full text, and the SHA-256 of that text in UTF-8."""
+
+    config_name: str
+    config_text: str
+    config_digest: str
+
+
+@dataclass(frozen=True)
+class Parent:
+    """An entry or file this one came from: a URI or path, its digest if known, and how ("finetuned-from")."""
+
+    uri: str
+    digest: str | None
+    relation: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about one registry entry. Build with :meth:`build`, read with :meth:`from_bytes`.
+
+    ``tensors_digest``: see :func:`sosr_det.registry.digest.tensors_digest`; ``size_bytes`` of the blob;
+    ``metrics`` plain floats in the unit that their name says; ``data`` holds at least ``name`` and
+    ``fingerprint`` (text or None); ``created`` UTC, "2026-11-22T17:05:00Z". None stands for "not known".
+    """
+
+    tensors_digest: str
+    size_bytes: int
+    tensors: dict[str, TensorSpec]
+    arch: Arch
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    classes_sha256: str
+    metrics: dict[str, float]
+    recipe: Recipe | None
+    parents: tuple[Parent, ...]
+    seed: int | None
+    library_versions: dict[str, str]
+    git_commit: str | None
+    data: dict[str, Any] | None
+    license: str | None
+    created: str
+    notes: str
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def build(cls, tensors: Mapping[str, TensorSpec], fields: Mapping[str, Any]) -> Manifest:
+        """Complete the fields that a publisher knows with those that follow from the tensors.
+
+        ``fields`` needs ``arch`` and ``preprocessing``; it may hold every other attribute of this class
+        but the computed ones (schema_version, tensors, tensors_digest, size_bytes, classes_sha256).
+        Objects may be given as their dataclass or as a plain dict. ``recipe.config_digest`` is computed
+        when absent, ``library_versions`` from the installed packages, ``created`` from the clock.
+
+        Raises:
+            RegistryError: a field is missing, unknown, of the wrong type or out of range; it is named.
+        """
+        computed = [name for name in _COMPUTED if name in fields]
+        if computed:
+            raise RegistryError(
+                f"manifest: {', '.join(computed)} cannot be given, it is computed. Leave it out of the fields."
+            )
+        document = _DEFAULTS | {key: _as_plain(value) for key, value in fields.items()}
+        document.setdefault("library_versions", library_versions())
+        document.setdefault("created", utc_now())
+        recipe = document["recipe"]
+        if isinstance(recipe, dict) and isinstance(recipe.get("config_text"), str):
+            document["recipe"] = {"config_digest": _text_digest(recipe["config_text"])} | recipe
+        document["schema_version"] = SCHEMA_VERSION
+        document["tensors"] = {name: _as_plain(spec) for name, spec in tensors.items()}
+        document["tensors_digest"] = digest_of_specs(tensors)
+        document["size_bytes"] = blob_layout(tensors).size
+        document["classes_sha256"] = _classes_digest(document["classes"])
+        return cls.from_dict(document)
+
+    @classmethod
+    def from_dict(cls, document: Any) -> Manifest:
+        """Check plain JSON data strictly and make a manifest of it.
+
+        Raises:
+            RegistryError: an unknown schema version; a missing, unknown, ill-typed or inconsistent field.
+        """
+        fields = Fields(document, "")
+        version = fields.take("schema_version", integer(0), "a whole number")
+        if version != SCHEMA_VERSION:
+            raise RegistryError(
+                f"manifest: schema_version is {version}, this sosr-det reads {SCHEMA_VERSION}. Upgrade sosr-det."
+            )
+        manifest = cls(
+            tensors_digest=fields.take("tensors_digest", _sha256, "64 hex digits"),
+            size_bytes=fields.take("size_bytes", integer(0), "a number of bytes"),
+            tensors=_read_tensors(fields.child("tensors")),
+            arch=_read_arch(fields.child("arch")),
+            preprocessing=_read_preprocessing(fields.child("preprocessing")),
+            classes=fields.take("classes", list_of(text), "a list of class names"),
+            classes_sha256=fields.take("classes_sha256", _sha256, "64 hex digits"),
+            metrics=fields.take("metrics", dict_of(number), "an object of finite numbers"),
+            recipe=_read_recipe(fields),
+            parents=_read_parents(fields),
+            seed=fields.maybe("seed", integer(-(1 << 63), (1 << 64) - 1), "a 64-bit whole number"),
+            library_versions=fields.take("library_versions", dict_of(word), "an object of versions"),
+            git_commit=fields.maybe("git_commit", word, "a commit id"),
+            data=fields.maybe("data", _data, "an object with 'name' and 'fingerprint'"),
+            license=fields.maybe("license", word, "an SPDX license id"),
+            created=fields.take("created", _time, "a UTC time such as 2026-11-22T17:05:00Z"),
+            notes=fields.take("notes", text, "text"),
+        )
+        fields.close()
+        manifest._check_consistency()
+        return manifest
+
+    @classmethod
+    def from_bytes(cls, content: bytes, file: Path | str, digest: str) -> Manifest:
+        """Read the content of the manifest file ``file``, which must have the SHA-256 ``digest``.
+
+        Raises:
+            CorruptEntryError: the bytes do not have that digest, or are no canonical manifest.
+            RegistryError: its schema version is unknown, as after a newer sosr-det wrote it.
+        """
+        actual = sha256_hex(content)
+        if actual != digest:
+            raise Damage(str(file), "content", f"sha256 {digest}", f"sha256 {actual}").error()
+        try:
+            document = parse_json(content)
+        except ValueError as error:
+            raise Damage(str(file), "content", "a JSON document", str(error)).error() from None
+        if isinstance(document, dict) and document.get("schema_version") != SCHEMA_VERSION:
+            cls.from_dict(document)
+        try:
+            manifest = cls.from_dict(document)
+        except RegistryError as error:
+            raise Damage(str(file), "content", "a valid manifest", str(error)).error() from error
+        if manifest.to_bytes() != content:
+            raise Damage(str(file), "content", "canonical JSON", "the same data written differently").error()
+        return manifest
+
+    @property
+    def digest(self) -> str:
+        """The manifest's own digest: SHA-256 of its canonical bytes, 64 hex digits."""
+        return sha256_hex(self.to_bytes())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as plain JSON data."""
+        return _as_plain(self)
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes that are stored and hashed.
+
+        Raises:
+            RegistryError: larger than SIZE_LIMIT.
+        """
+        content = canonical_json(self.to_dict()) + b"\n"
+        if len(content) > SIZE_LIMIT:
+            raise RegistryError(
+                f"manifest: {len(content)} bytes, at most {SIZE_LIMIT} are allowed. Shorten recipe, notes or data."
+            )
+        return content
+
+    def _check_consistency(self) -> None:
+        pairs = {
+            "tensors_digest": (self.tensors_digest, digest_of_specs(self.tensors)),
+            "size_bytes": (self.size_bytes, blob_layout(self.tensors).size),
+            "classes_sha256": (self.classes_sha256, _classes_digest(self.classes)),
+        }
+        if self.recipe is not None:
+            expected = _text_digest(self.recipe.config_text)
+            pairs["recipe.config_digest"] = (self.recipe.config_digest, expected)
+        for name, (actual, expected) in pairs.items():
+            if actual != expected:
+                raise RegistryError(
+                    f"manifest: field {name!r} is {actual}, expected {expected} from its content."
+                )
+        if len(self.preprocessing.mean) != len(self.preprocessing.std):
+            raise RegistryError(
+                f"manifest: 'preprocessing.mean' has {len(self.preprocessing.mean)} values and "
+                f"'preprocessing.std' {len(self.preprocessing.std)}, expected one each per channel."
+            )
+
+
+def utc_now() -> str:
+    """The present time in UTC to the second: "2026-11-22T17:05:00Z"."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that shape weights, without importing them."""
+    import platform
+
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _as_plain(value: Any) -> Any:
+    """Dataclasses become dicts and tuples become lists, at any depth."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _as_plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {key: _as_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_plain(item) for item in value]
+    return value
+
+
+def _text_digest(value: str) -> str:
+    return sha256_hex(value.encode("utf-8", "surrogatepass"))
+
+
+def _classes_digest(classes: Any) -> str:
+    try:
+        return sha256_hex(canonical_json(list(classes)))
+    except (TypeError, ValueError):
+        raise RegistryError("manifest: field 'classes' is no list of class names; expected texts.") from None
+
+
+def _sha256(value: Any) -> str:
+    if not is_sha256(value):
+        raise ValueError
+    return value
+
+
+def _time(value: Any) -> str:
+    if not isinstance(value, str) or _TIME.fullmatch(value) is None:
+        raise ValueError
+    datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ")
+    return value
+
+
+def _positive(value: Any) -> float:
+    if number(value) <= 0:
+        raise ValueError
+    return number(value)
+
+
+def _data(value: Any) -> dict[str, Any]:
+    table = dict_of(plain)(value)
+    word(table.get("name"))
+    if "fingerprint" not in table or not (table["fingerprint"] is None or word(table["fingerprint"])):
+        raise ValueError
+    return table
+
+
+def _read_tensors(fields: Fields) -> dict[str, TensorSpec]:
+    tensors = {}
+    for name in fields.keys():  # noqa: SIM118  (a method of Fields, not of a dict)
+        row = fields.child(check_tensor_name(name))
+        tensors[name] = TensorSpec(
+            dtype=row.take("dtype", one_of(*DTYPES), "a dtype such as 'float32'"),
+            shape=row.take("shape", list_of(integer(0, 1 << 48), most=64), "a list of sizes >= 0"),
+            sha256=row.take("sha256", _sha256, "64 hex digits"),
+        )
+        row.close()
+    return tensors
+
+
+def _read_arch(fields: Fields) -> Arch:
+    arch = Arch(
+        name=fields.take("name", word, "an architecture such as 'resnet50'"),
+        library=fields.take("library", word, "a library such as 'torchvision'"),
+        style=fields.maybe("style", one_of("pytorch", "caffe"), "'pytorch' or 'caffe'"),
+        stem=fields.take("stem", word, "a description such as '7x7/2+maxpool'"),
+        feature_channels=fields.take("feature_channels", list_of(integer(1)), "a list of channel counts"),
+    )
+    fields.close()
+    return arch
+
+
+def _read_preprocessing(fields: Fields) -> Preprocessing:
+    size = fields.take("input_size", list_of(integer(1), 2, 2), "[height, width] in pixels")
+    preprocessing = Preprocessing(
+        channel_order=fields.take("channel_order", one_of("rgb", "bgr", "gray"), "'rgb', 'bgr' or 'gray'"),
+        mean=fields.take("mean", list_of(number, 1), "a finite number per channel"),
+        std=fields.take("std", list_of(_positive, 1), "a number > 0 per channel"),
+        scale=fields.take("scale", one_of("0-255", "0-1"), "'0-255' or '0-1'"),
+        interpolation=fields.take("interpolation", word, "a name such as 'bilinear'"),
+        input_size=(size[0], size[1]),
+    )
+    fields.close()
+    return preprocessing
+
+
+def _read_recipe(fields: Fields) -> Recipe | None:
+    value = fields.maybe("recipe", lambda v: v, "an object")
+    if value is None:
+        return None
+    inner = Fields(value, "recipe")
+    recipe = Recipe(
+        config_name=inner.take("config_name", word, "the config's name"),
+        config_text=inner.take("config_text", text, "the resolved config"),
+        config_digest=inner.take("config_digest", _sha256, "64 hex digits"),
+    )
+    inner.close()
+    return recipe
+
+
+def _read_parents(fields: Fields) -> tuple[Parent, ...]:
+    parents = []
+    for index, value in enumerate(fields.take("parents", list_of(lambda v: v), "a list of objects")):
+        inner = Fields(value, f"parents[{index}]")
+        parents.append(
+            Parent(
+                uri=inner.take("uri", word, "a URI or path"),
+                digest=inner.maybe("digest", _sha256, "64 hex digits"),
+                relation=inner.take("relation", word, "a relation such as 'finetuned-from'"),
+            )
+        )
+        inner.close()
+    return tuple(parents)

@@ -1,0 +1,81 @@
+"""Single files: links, special files, size caps, modes, and errors of the operating system."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from sosr_det.errors import CorruptEntryError, RegistryError
+from sosr_det.registry.files import Staging, ensure_dir, open_regular, os_errors, read_small, refuse_links
+
+
+def test_links_folders_and_pipes_are_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_small(tmp_path / "file", 1) == b"x"
+    for name, said in (("link", "symbolic link"), ("pipe", "not a plain file")):
+        with pytest.raises(RegistryError, match=said):
+            open_regular(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "absent")
+
+
+def test_links_on_the_way_are_refused(tmp_path):
+    root = tmp_path / "root"
+    (tmp_path / "elsewhere").mkdir()
+    root.mkdir()
+    (root / "refs").symlink_to(tmp_path / "elsewhere")
+    refuse_links(root, root / "blobs" / "absent")
+    for path in (root / "refs", root / "refs" / "a", tmp_path / "elsewhere"):
+        with pytest.raises(RegistryError, match=r"symbolic link|plain files"):
+            refuse_links(root, path)
+    with pytest.raises(RegistryError):
+        ensure_dir(root, root / "refs" / "new")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_sizes_are_capped(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_small(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(CorruptEntryError, match="at most 4 bytes"):
+        read_small(tmp_path / "file", 4)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "bytes are free"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "ask the owner"),
+        (errno.EROFS, "read-only"),
+        (errno.EIO, "check the disk"),
+    ],
+)
+def test_os_errors_name_the_path_and_what_to_do(tmp_path, code, said):
+    with pytest.raises(RegistryError, match=said) as caught, os_errors(tmp_path / "x", "write"):
+        raise OSError(code, os.strerror(code))
+    assert str(tmp_path / "x") in str(caught.value)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_follow_the_umask(tmp_path, umask, mode):
+    old = os.umask(umask)
+    try:
+        with Staging(tmp_path, tmp_path / "tmp") as staging:
+            staging.place(staging.write([b"x"], tmp_path / "a"), tmp_path / "a")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_rollback_restores_what_was_there(tmp_path):
+    (tmp_path / "old").write_bytes(b"old")
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        for name in ("old", "new"):
+            staging.place(staging.write([b"changed"], tmp_path / name), tmp_path / name, keep_old=True)
+        staging.rollback()
+    assert (tmp_path / "old").read_bytes() == b"old"
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "tmp").iterdir())
