@@ -27,11 +27,11 @@ stage() {
 }
 
 for loss in ce sosr; do
-  stage "pretrain-$loss" bash "$here/pretrain.sh" "demo/resnet18_${loss}_1xb32-8e_demo-imagenet" \
+  stage "pretrain-$loss" bash "$here/pretrain.sh" "demo/resnet18_${loss}_1xb32-6e_demo-imagenet" \
     --work-dir "$out/runs/pretrain-$loss" --overwrite
-  stage "finetune-$loss" bash "$here/finetune.sh" "demo/resnet18-${loss}-pre_${loss}_1xb32-8e_demo-cub" \
+  stage "finetune-$loss" bash "$here/finetune.sh" "demo/resnet18-${loss}-pre_${loss}_1xb32-6e_demo-cub" \
     --work-dir "$out/runs/finetune-$loss" --overwrite
-  detector="demo/retinanet_r18-${loss}-pre_fpn_10e_demo-voc"
+  detector="demo/retinanet_r18-${loss}-pre_fpn_4e_demo-voc"
   stage "detection-$loss" bash "$here/train_det.sh" "$detector" --work-dir "$out/runs/detection-$loss" --overwrite
   stage "test-$loss" bash "$here/test_det.sh" "$detector" "$out/runs/detection-$loss" --show-dir "$out/pictures/$loss"
 done

@@ -1,8 +1,8 @@
 # The VOC07+12 detector of `configs/detection`, small enough for a laptop CPU: ResNet-18, a slim neck and head,
-# 240 px images, anchors from 32 px on as in the original. One pass over the data is one epoch here.
+# 160 px images, anchors from 32 px on as in the original. One pass over the data is one epoch here.
 _base_ = "retinanet_r50_fpn_voc0712.py"
 data_root = "demo_out/data/VOCdevkit/"
-image_scale = (240, 180)
+image_scale = (160, 120)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
@@ -46,19 +46,19 @@ val_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, pipeline=t
 test_dataloader = val_dataloader
 
 model = dict(
-    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False),
+    backbone=dict(depth=18),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
     test_cfg=dict(nms_pre=300),
 )
-max_epochs = 10
-train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+max_epochs = 4
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[8], gamma=0.1),
+    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[3], gamma=0.1),
 ]
 auto_scale_lr = dict(enable=True, base_batch_size=8)

@@ -6,4 +6,10 @@ from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from sosr_det.engine.hooks.record import RunRecordHook
 from sosr_det.engine.hooks.throughput import ThroughputHook
 
-__all__ = ["BackboneContractHook", "DataContractHook", "PlainCheckpointHook", "RunRecordHook", "ThroughputHook"]
+__all__ = [
+    "BackboneContractHook",
+    "DataContractHook",
+    "PlainCheckpointHook",
+    "RunRecordHook",
+    "ThroughputHook",
+]

@@ -1,6 +1,6 @@
 # Minutes on a laptop CPU: a one-epoch warm-up and a cosine.
 _base_ = "small_30e.py"
-total_epochs = 8
+total_epochs = 6
 train_cfg = dict(max_epochs=total_epochs)
 optim_wrapper = dict(optimizer=dict(lr=0.02))
 param_scheduler = [

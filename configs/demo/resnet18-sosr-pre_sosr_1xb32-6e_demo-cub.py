@@ -1,9 +1,9 @@
 # Part of tools/demo.sh: proves that the pipeline works, says nothing about the method.
-# Command: tools/finetune.sh demo/resnet18-sosr-pre_sosr_1xb32-8e_demo-cub
+# Command: tools/finetune.sh demo/resnet18-sosr-pre_sosr_1xb32-6e_demo-cub
 _base_ = [
     "../_base_/models/resnet18_demo.py",
     "../_base_/datasets/demo_cub_64.py",
-    "../_base_/schedules/demo_8e.py",
+    "../_base_/schedules/demo_6e.py",
     "../_base_/runtime/classification.py",
 ]
 stage = "finetune"

@@ -1,0 +1,113 @@
+"""How arguments come in and errors go out."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from sosr_det.cli.doctor import overlapping_packages
+from sosr_det.cli.main import expand_cfg_options, explain
+from sosr_det.errors import DataError
+
+
+def test_openmmlab_cfg_options_are_expanded():
+    arguments = ["train", "c", "--cfg-options", "a=1", "b.c=[1,2]", "--seed", "3"]
+    assert expand_cfg_options(arguments) == [
+        "train", "c", "--cfg-options", "a=1", "--cfg-options", "b.c=[1,2]", "--seed", "3",
+    ]  # fmt: skip
+
+
+def test_our_error_is_one_message():
+    assert explain(DataError("the folder x is empty")) == ("error: the folder x is empty", 1)
+
+
+def test_an_error_inside_another_is_found():
+    outer = RuntimeError("outer")
+    outer.__cause__ = DataError("inner")
+    assert explain(outer) == ("error: inner", 1)
+
+
+def test_worker_tracebacks_are_cut():
+    text = (
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "x.py", line 3, in f\n    raise DataError(\nsosr_det.errors.DataError: image a.jpg cannot be decoded\n'
+    )
+    assert explain(DataError(text))[0] == "error: image a.jpg cannot be decoded"
+
+
+def test_full_disk_and_unexpected_errors():
+    assert "no space left" in explain(OSError(errno.ENOSPC, "No space left on device"))[0]
+    message, code = explain(ZeroDivisionError("division by zero"))
+    assert "SOSR_TRACEBACK=1" in message
+    assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("providers", "problem"),
+    [
+        ({m: [f"onedl-{m}"] for m in ("mmengine", "mmcv", "mmdet")}, None),
+        (
+            {
+                "mmengine": ["mmengine", "onedl-mmengine"],
+                "mmcv": ["onedl-mmcv"],
+                "mmdet": ["onedl-mmdetection"],
+            },
+            "overwrite",
+        ),
+        ({"mmengine": ["mmengine"], "mmcv": ["onedl-mmcv"], "mmdet": ["onedl-mmdetection"]}, "stock package"),
+        (
+            {
+                "mmengine": ["onedl-mmengine"],
+                "mmcv": ["mmcv-lite", "onedl-mmcv"],
+                "mmdet": ["onedl-mmdetection"],
+            },
+            "mmcv-lite",
+        ),
+        ({"mmcv": ["onedl-mmcv"], "mmdet": ["onedl-mmdetection"]}, "not installed"),
+    ],
+)
+def test_doctor_refuses_overlapping_packages(providers, problem):
+    problems = overlapping_packages(providers)
+    if problem is None:
+        assert problems == []
+    else:
+        assert len(problems) == 1
+        assert problem in problems[0]
+
+
+def run(*arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "sosr_det.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **kwargs,
+    )
+
+
+def test_errors_exit_non_zero_without_a_traceback(tmp_path):
+    result = run("train", "pretrain/nothing-like-this", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_usage_exits_2():
+    assert run("train").returncode == 2
+    assert run("no-such-command").returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["configs"], ["--version"]])
+def test_light_commands_import_no_heavy_library(arguments):
+    code = (
+        "import sys\nfrom sosr_det.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+        "heavy = {'torch', 'mmengine', 'mmdet', 'mmcv', 'numpy', 'cv2'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,354 @@
+"""The stages on drawn data: what a run leaves, what it hands over, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from sosr_det.analysis.pipeline_table import collect_rows, render_rows
+from sosr_det.engine.evaluate import TestOptions, run_test
+from sosr_det.engine.run_record import read_run_record
+from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.errors import BackboneMismatchError, CheckpointError, ConfigError, DataError, RegistryError
+from sosr_det.registry import Registry, tensors_digest
+from sosr_det.registry.export import export_backbone
+
+NO_WORKERS = ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+NO_VAL_WORKERS = ["val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False"]
+PRETRAIN = "demo/resnet18_ce_1xb32-6e_demo-imagenet"
+FINETUNE = "demo/resnet18-sosr-pre_sosr_1xb32-6e_demo-cub"
+DETECT = "demo/retinanet_r18-sosr-pre_fpn_4e_demo-voc"
+
+
+def options(config, work_dir, data_root, **changes):
+    changes.setdefault("cfg_options", NO_WORKERS + NO_VAL_WORKERS)
+    return TrainOptions(config, work_dir=work_dir, data_root=data_root, **changes)
+
+
+# ---- pretraining, export, registry ---------------------------------------------------------------------------------
+
+
+def test_pretraining_leaves_a_complete_record(pretrained, demo):
+    record = read_run_record(pretrained[1])
+    assert (record["stage"], record["status"], record["seed"]) == ("pretrain", "completed", 0)
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
+    for epoch in record["epochs"]:
+        assert {"loss", "loss_ce", "loss_sosr", "overconfident_fraction", "img_per_s"} <= epoch[
+            "train"
+        ].keys()
+        assert epoch["train"]["loss"] == pytest.approx(
+            epoch["train"]["loss_ce"] + epoch["train"]["loss_sosr"]
+        )
+        assert {"accuracy/top1", "accuracy/top5", "accuracy/ece"} <= epoch["val"].keys()
+    assert record["data"]["train"]["num_samples"] == 80
+    assert len(record["data"]["train"]["fingerprint"]) == 64
+    assert record["library_versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert "SOSRLoss" in record["config_text"]
+    assert record["wall_seconds"] > 0
+    assert (pretrained[1] / record["best"]["checkpoint"]).is_file()
+    assert (pretrained[1] / "epoch_2.pth").is_file()  # the last one as well
+
+
+def test_checkpoints_load_without_any_allow_list(pretrained):
+    for path in pretrained[1].glob("*.pth"):
+        with torch.serialization.safe_globals([]):
+            assert (
+                "optimizer" in torch.load(path, weights_only=True, map_location="cpu") or "best" in path.name
+            )
+
+
+def test_published_tensors_are_the_best_epochs(pretrained, registry):
+    record = read_run_record(pretrained[1])
+    state = torch.load(pretrained[1] / record["best"]["checkpoint"], weights_only=True)["state_dict"]
+    backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    loaded = Registry().load("sosr://resnet18-demo-sosr")
+    assert loaded.keys() == backbone.keys()
+    assert all(torch.equal(loaded[name], backbone[name]) for name in backbone)
+    manifest = Registry().resolve("sosr://resnet18-demo-sosr").manifest
+    assert manifest.tensors_digest == tensors_digest(backbone)
+    assert manifest.metrics["top1"] == record["best"]["value"]
+    assert manifest.arch.name == "resnet18"
+    assert manifest.preprocessing.channel_order == "rgb"
+    assert manifest.preprocessing.input_size == (64, 64)
+    assert len(manifest.classes) == 20
+    assert manifest.recipe.config_text == record["config_text"]
+    assert record["published"]["digest"] == manifest.digest
+
+
+def test_export_of_a_chosen_epoch_and_tag(pretrained, tmp_path):
+    entry = export_backbone(pretrained[1] / "epoch_2.pth", "mine@v2", registry_root=tmp_path / "r")
+    registry = Registry(tmp_path / "r")
+    assert registry.tags("mine") == ["latest", "v2"]
+    record = read_run_record(pretrained[1])
+    assert entry["metrics"]["top1"] == record["epochs"][1]["val"]["accuracy/top1"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("nowhere", "does not exist"), ("empty", "no run.json"), ("run/missing.pth", "does not exist")],
+)
+def test_export_refuses(pretrained, tmp_path, source, error):
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(pretrained[1], tmp_path / "run")
+    with pytest.raises(CheckpointError, match=error):
+        export_backbone(tmp_path / source, "x", registry_root=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_export_refuses_a_text_file_named_checkpoint(pretrained, tmp_path):
+    shutil.copytree(pretrained[1], tmp_path / "run")
+    (tmp_path / "run" / "epoch_9.pth").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        export_backbone(tmp_path / "run" / "epoch_9.pth", "x", registry_root=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+# ---- fine-tuning ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finetuned(pretrained, demo, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOSR_REGISTRY", str(pretrained[0]))
+        folder = tmp_path_factory.mktemp("finetuned")
+        return run_training(options(FINETUNE, folder / "run", demo.cub, total_epochs=1))
+
+
+def test_finetuning_starts_from_the_entry_and_records_its_parent(finetuned, registry):
+    record = read_run_record(finetuned)
+    parent = Registry().resolve("sosr://resnet18-demo-sosr")
+    assert record["backbone"]["digest"] == parent.digest
+    assert record["backbone"]["transfer"]["matched"] == 120
+    assert parent.pinned_uri in record["config_text"]  # a moved tag would not change what this run means
+    child = Registry().resolve("sosr://resnet18-demo-cub-sosr").manifest
+    assert [p.digest for p in child.parents] == [parent.digest]
+
+
+# ---- detection -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def detector(pretrained, demo, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOSR_REGISTRY", str(pretrained[0]))
+        folder = tmp_path_factory.mktemp("detector")
+        return run_training(options(DETECT, folder / "run", demo.voc_devkit, total_epochs=2))
+
+
+def test_detection_runs_from_the_registry(detector, registry):
+    record = read_run_record(detector)
+    assert record["stage"] == "detection"
+    assert record["backbone"]["transfer"]["matched"] == 120
+    assert 0 <= record["best"]["val"]["voc/map_11point"] <= 1
+    assert record["data"]["train"]["num_samples"] == 40
+
+
+def test_frozen_stages_are_still_the_entrys(detector, registry):
+    record = read_run_record(detector)
+    state = torch.load(detector / record["best"]["checkpoint"], weights_only=True)["state_dict"]
+    entry = Registry().load("sosr://resnet18-demo-sosr")
+    frozen = [n for n in entry if n.startswith(("conv1.", "bn1.", "layer1."))]
+    assert all(torch.equal(state[f"backbone.{name}"], entry[name]) for name in frozen)
+    assert not torch.equal(state["backbone.layer4.0.conv1.weight"], entry["layer4.0.conv1.weight"])
+
+
+def test_testing_repeats_the_recorded_map(detector, demo, tmp_path):
+    record = read_run_record(detector)
+    metrics = run_test(
+        TestOptions(
+            DETECT,
+            detector,
+            work_dir=tmp_path,
+            data_root=demo.voc_devkit,
+            json_out=tmp_path / "out.json",
+            cfg_options=["test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"],
+        )
+    )
+    assert metrics["voc/map_11point"] == pytest.approx(record["best"]["val"]["voc/map_11point"], abs=1e-12)
+    assert json.loads((tmp_path / "out.json").read_text())["metrics"] == metrics
+
+
+def test_testing_refuses_another_models_checkpoint(pretrained, demo, tmp_path):
+    with pytest.raises(CheckpointError, match="does not hold this config's model"):
+        run_test(TestOptions(DETECT, pretrained[1], work_dir=tmp_path, data_root=demo.voc_devkit))
+
+
+def test_the_table_joins_the_stages_by_digest(pretrained, finetuned, detector):
+    rows = collect_rows([pretrained[1], finetuned, detector])
+    assert len(rows) == 1
+    assert rows[0].keys() == {"backbone", "top1", "ece", "cub_top1", "map_11point", "map_area"}
+    text = render_rows(rows)
+    assert "sosr://resnet18-demo-sosr@latest" in text
+    assert f"{100 * rows[0]['map_11point']:.2f}" in text
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+def backbone_file(registry, path, change):
+    state = Registry(registry).load("sosr://resnet18-demo-sosr")
+    torch.save(change(state), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda s: {f"backbone.{k}": v for k, v in s.items()}, "prefix 'backbone.'"),
+        (lambda s: {"model": s}, "0 of 120"),
+        (
+            lambda s: {k: v for k, v in s.items() if not k.startswith("layer4.")},
+            "missing from the source: layer4",
+        ),
+        (
+            lambda s: {
+                k: torch.full_like(v, float("nan")) if k == "conv1.weight" else v for k, v in s.items()
+            },
+            "NaN",
+        ),
+    ],
+)
+def test_a_wrong_backbone_file_stops_the_detector(registry, demo, tmp_path, change, named):
+    file = backbone_file(registry, tmp_path / "weights.pth", change)
+    with pytest.raises(BackboneMismatchError, match=named):
+        run_training(options(DETECT, tmp_path / "run", demo.voc_devkit, backbone=file))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_right_backbone_file_passes(registry, demo, tmp_path):
+    file = backbone_file(registry, tmp_path / "weights.pth", lambda s: s)
+    run_training(options(DETECT, tmp_path / "run", demo.voc_devkit, backbone=file, total_epochs=1))
+    assert read_run_record(tmp_path / "run")["backbone"]["transfer"]["matched"] == 120
+
+
+def test_a_hostile_backbone_file_never_runs(demo, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "touched"), "w"))
+
+    torch.save({"conv1.weight": Hostile()}, tmp_path / "weights.pth")
+    with pytest.raises(BackboneMismatchError, match="could run code"):
+        run_training(
+            options(DETECT, tmp_path / "run", demo.voc_devkit, backbone=str(tmp_path / "weights.pth"))
+        )
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_flipped_bit_in_the_registry_stops_the_run(registry, demo, tmp_path, monkeypatch):
+    shutil.copytree(registry, tmp_path / "registry")
+    blob = next((tmp_path / "registry").rglob("*.safetensors"))
+    blob.chmod(0o644)
+    content = bytearray(blob.read_bytes())
+    content[-1000] ^= 1
+    blob.write_bytes(content)
+    monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "registry"))
+    tampered = next(n for n in Registry().list_entries() if n.entry.blob_path == blob)
+    with pytest.raises(RegistryError, match=blob.name):
+        run_training(options(DETECT, tmp_path / "run", demo.voc_devkit, backbone=f"sosr://{tampered.name}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_depth_or_preprocessing_is_refused_before_building(registry, demo, tmp_path):
+    with pytest.raises(ConfigError, match="depth 50"):
+        run_training(
+            options(DETECT, tmp_path / "run", demo.voc_devkit, cfg_options=["model.backbone.depth=50"])
+        )
+    with pytest.raises(ConfigError, match="channel order"):
+        run_training(
+            options(
+                DETECT,
+                tmp_path / "run",
+                demo.voc_devkit,
+                cfg_options=["model.data_preprocessor.bgr_to_rgb=False"],
+            )
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_entry_lists_near_names(registry, demo, tmp_path):
+    with pytest.raises(RegistryError, match="resnet18-demo-sosr"):
+        run_training(
+            options(DETECT, tmp_path / "run", demo.voc_devkit, backbone="sosr://resnet18-demo-sosrr")
+        )
+
+
+def test_frozen_random_backbone_is_refused_and_random_is_unfrozen(demo, tmp_path):
+    with pytest.raises(BackboneMismatchError, match="frozen random layers cannot learn"):
+        run_training(
+            options(
+                DETECT,
+                tmp_path / "run",
+                demo.voc_devkit,
+                cfg_options=["model.backbone.init_cfg=None", *NO_WORKERS],
+            )
+        )
+    run_training(options(DETECT, tmp_path / "run", demo.voc_devkit, backbone="random", total_epochs=1))
+    text = read_run_record(tmp_path / "run")["config_text"]
+    assert "frozen_stages=-1" in text
+    assert "norm_eval=False" in text
+
+
+def test_head_and_data_must_agree(demo, tmp_path):
+    with pytest.raises(DataError, match=r"20 classes.*expects 7.*model.num_classes=20"):
+        run_training(
+            options(
+                PRETRAIN, tmp_path / "run", demo.imagenet, cfg_options=["model.num_classes=7", *NO_WORKERS]
+            )
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_and_damaged_data(demo, tmp_path):
+    with pytest.raises(DataError, match="not a folder"):
+        run_training(options(PRETRAIN, tmp_path / "run", tmp_path / "nowhere"))
+    data = tmp_path / "imagenet"
+    shutil.copytree(demo.imagenet, data)
+    victim = sorted((data / "train").rglob("*.JPEG"))[3]
+    victim.write_bytes(victim.read_bytes()[:100])
+    for workers in ([], ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=False"]):
+        with pytest.raises(DataError, match=victim.name):
+            run_training(options(PRETRAIN, tmp_path / "run", data, cfg_options=[*NO_WORKERS, *workers]))
+        assert not (tmp_path / "run").exists()
+    shutil.rmtree(victim.parent)
+    victim.parent.mkdir()
+    with pytest.raises(DataError, match=f"have no image: {victim.parent.name}"):
+        run_training(options(PRETRAIN, tmp_path / "run", data))
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_by_accident(pretrained, demo, tmp_path):
+    work_dir = tmp_path / "run"
+    shutil.copytree(pretrained[1], work_dir)
+    with pytest.raises(ConfigError, match=r"already holds a run \(completed, 2 epochs"):
+        run_training(options(PRETRAIN, work_dir, demo.imagenet))
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run_training(options(PRETRAIN, tmp_path / "new", demo.imagenet, resume=True))
+    (work_dir / "last_checkpoint").write_text("gone.pth")
+    with pytest.raises(CheckpointError, match=r"'gone\.pth'"):
+        run_training(options(PRETRAIN, work_dir, demo.imagenet, resume=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+def test_resume_continues_the_record(demo, tmp_path):
+    first = options(PRETRAIN, tmp_path / "run", demo.imagenet, total_epochs=2, publish=False)
+    run_training(first)
+    before = read_run_record(tmp_path / "run")
+    (tmp_path / "run" / "last_checkpoint").write_text(str(tmp_path / "run" / "epoch_2.pth"))
+    run_training(
+        options(PRETRAIN, tmp_path / "run", demo.imagenet, total_epochs=3, publish=False, resume=True)
+    )
+    after = read_run_record(tmp_path / "run")
+    assert [e["epoch"] for e in after["epochs"]] == [1, 2, 3]
+    assert after["epochs"][:2] == before["epochs"]
+    assert after["resumed_at_epochs"] == [2]
+    assert after["wall_seconds"] > before["wall_seconds"]
+
+
+def test_a_full_disk_is_refused_before_training(demo, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    with pytest.raises(ConfigError, match="not enough disk space"):
+        run_training(options(PRETRAIN, tmp_path / "run", demo.imagenet))
+    assert not (tmp_path / "run").exists()

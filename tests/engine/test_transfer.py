@@ -1,0 +1,144 @@
+"""The eight ways to hand over a wrong backbone, and the right one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sosr_det.engine.transfer import check_arch, check_preprocessing, compare_backbone, require_match
+from sosr_det.errors import BackboneMismatchError, ConfigError
+from sosr_det.models import build_backbone
+from sosr_det.registry.manifest import Arch, Preprocessing
+
+
+@pytest.fixture(scope="module")
+def live():
+    torch.manual_seed(0)
+    return build_backbone("resnet18")[0].state_dict()
+
+
+@pytest.fixture
+def source(live):
+    return {name: tensor.clone() for name, tensor in live.items()}
+
+
+def refused(live, source) -> str:
+    with pytest.raises(BackboneMismatchError) as error:
+        require_match(compare_backbone(live, source, "weights.pth"))
+    return str(error.value)
+
+
+def test_exact_tensors_pass(live, source):
+    report = compare_backbone(live, source, "weights.pth")
+    require_match(report)
+    assert len(report.matched) == len(live) == 120
+
+
+def test_only_the_classifier_head_may_be_left_over(live, source):
+    source["fc.weight"] = torch.zeros(1000, 512)
+    source["fc.bias"] = torch.zeros(1000)
+    report = compare_backbone(live, source, "weights.pth")
+    require_match(report)
+    assert report.classifier_head == ["fc.weight", "fc.bias"]
+    source["aux.weight"] = torch.zeros(3)
+    assert "aux.weight" in refused(live, source)
+
+
+def test_old_files_without_batch_counters_pass(live, source):
+    require_match(
+        compare_backbone(live, {k: v for k, v in source.items() if "num_batches" not in k}, "old.pth")
+    )
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "module.backbone.", "encoder_q."])
+def test_prefixed_names_are_refused_with_their_cause(live, source, prefix):
+    message = refused(live, {prefix + name: tensor for name, tensor in source.items()})
+    assert "0 of 120 tensors match" in message
+    assert repr(prefix) in message
+
+
+def test_nested_state_dict_is_refused(live, source):
+    assert "0 of 120" in refused(live, {"model": source})
+
+
+def test_other_depth_is_refused(live):
+    deeper = build_backbone("resnet50")[0].state_dict()
+    assert "another architecture or depth" in refused(live, deeper)
+
+
+def test_missing_stage_is_refused(live, source):
+    message = refused(live, {k: v for k, v in source.items() if not k.startswith("layer4")})
+    assert "missing from the source: layer4.0.conv1.weight" in message
+
+
+def test_one_flipped_bit_is_refused(live, source):
+    flipped = source["layer3.0.conv1.weight"].view(torch.int32)
+    flipped[0, 0, 0, 0] ^= 1
+    message = refused(live, source)
+    assert "layer3.0.conv1.weight" in message
+    assert "119 of 120" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [("conv1.weight", float("nan"), "NaN"), ("bn1.running_var", -1.0, "negative variances")],
+)
+def test_unusable_values_are_refused_even_when_they_match(live, source, name, value, reason):
+    source[name].view(-1)[0] = value
+    assert reason in refused(dict(source), source)
+
+
+R50 = Arch("resnet50", "torchvision", "pytorch", "7x7/2", (256, 512, 1024, 2048))
+R18 = Arch("resnet18", "torchvision", "pytorch", "7x7/2", (64, 128, 256, 512))
+
+
+def test_arch_checks():
+    check_arch({"depth": 50, "style": "pytorch"}, R50, "sosr://x")
+    check_arch({"arch": "resnet50"}, R50, "sosr://x")
+    check_arch({"depth": 18, "style": "caffe"}, R18, "sosr://x")  # basic blocks have no style
+    for backbone in ({"depth": 18}, {"arch": "resnet18"}, {"depth": 50, "style": "caffe"}):
+        with pytest.raises(ConfigError, match="sosr://x"):
+            check_arch(backbone, R50, "sosr://x")
+
+
+def preprocessing(**changes):
+    fields = {
+        "channel_order": "rgb",
+        "mean": (123.675, 116.28, 103.53),
+        "std": (58.395, 57.12, 57.375),
+        "scale": "0-255",
+        "interpolation": "bilinear",
+        "input_size": (224, 224),
+    }
+    return Preprocessing(**{**fields, **changes})
+
+
+DETECTOR = {
+    "type": "DetDataPreprocessor",
+    "mean": [123.675, 116.28, 103.53],
+    "std": [58.395, 57.12, 57.375],
+    "bgr_to_rgb": True,
+}
+
+
+def test_matching_preprocessing_passes():
+    check_preprocessing(DETECTOR, preprocessing(), "sosr://x")
+    check_preprocessing(
+        DETECTOR,
+        preprocessing(scale="0-1", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        "sosr://x",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"bgr_to_rgb": False}, "channel order is bgr"),
+        ({"mean": [103.53, 116.28, 123.675]}, "mean is"),
+        ({"std": [1.0, 1.0, 1.0]}, "std is"),
+        ({"mean": None}, "mean is None"),
+    ],
+)
+def test_other_preprocessing_is_refused(change, named):
+    with pytest.raises(ConfigError, match=named):
+        check_preprocessing({**DETECTOR, **change}, preprocessing(), "sosr://x")
