@@ -31,7 +31,7 @@ for loss in ce sosr; do
     --work-dir "$out/runs/pretrain-$loss" --overwrite
   stage "finetune-$loss" bash "$here/finetune.sh" "demo/resnet18-${loss}-pre_${loss}_1xb32-6e_demo-cub" \
     --work-dir "$out/runs/finetune-$loss" --overwrite
-  detector="demo/retinanet_r18-${loss}-pre_fpn_4e_demo-voc"
+  detector="demo/retinanet_r18-${loss}-pre_fpn_3e_demo-voc"
   stage "detection-$loss" bash "$here/train_det.sh" "$detector" --work-dir "$out/runs/detection-$loss" --overwrite
   stage "test-$loss" bash "$here/test_det.sh" "$detector" "$out/runs/detection-$loss" --show-dir "$out/pictures/$loss"
 done

@@ -53,3 +53,9 @@ model = dict(
     bbox_head=dict(num_classes=3),
     test_cfg=dict(nms_pre=1000, max_per_img=100),
 )
+max_epochs = 4
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[3], gamma=0.1),
+]

@@ -68,9 +68,8 @@ class ClassificationDataset(torch.utils.data.Dataset):
         # Paths as one relative string each keep the per-worker copy small.
         self._relative_paths = [str(Path(path).relative_to(self.root)) for path, _ in samples]
         self._labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        self.transform: Callable[[Tensor], Tensor] = v2.Compose(
-            [TRANSFORMS.build(dict(step)) for step in pipeline]
-        )
+        steps = [TRANSFORMS.build(dict(step)) for step in pipeline]
+        self.transform: Callable[[Tensor], Tensor] = v2.Compose(steps) if steps else v2.Identity()
 
     @property
     def metainfo(self) -> dict:

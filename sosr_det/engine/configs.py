@@ -174,7 +174,7 @@ def _refuse_unknown_override(cfg, key: str) -> None:
             continue
         known = set(node)
         accepted = _accepted_arguments(node.get("type")) if position else set(RUNNER_KEYS)
-        if accepted is None or (last and part in accepted) or (not position and part in accepted):
+        if accepted is None or part in accepted:
             return
         near = difflib.get_close_matches(part, known | accepted, n=3, cutoff=0.5)
         hint = (

@@ -54,7 +54,7 @@ def run_test(options: TestOptions) -> dict[str, float]:
     cfg.resume = False
     if options.show_dir is not None:
         _draw_predictions(cfg, options.show_dir)
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, for_training=False)
     require_same_weights(runner.model.state_dict(), extract_state_dict(loaded), str(checkpoint))
     _require_same_classes(loaded, runner, checkpoint)
     metrics = {key: float(value) for key, value in runner.test().items()}

@@ -135,14 +135,26 @@ def init_distributed(cfg: Any, launcher: str) -> None:
         init_dist(launcher, **cfg.get("env_cfg", {}).get("dist_cfg", {"backend": "nccl"}))
 
 
-def build_runner(cfg: Any) -> Any:
-    """``Runner.from_cfg`` with configuration mistakes turned into a :class:`ConfigError`."""
+def build_runner(cfg: Any, *, for_training: bool) -> Any:
+    """``Runner.from_cfg`` with its data sets built at once, so that a mistake in the config is told as one.
+
+    Raises:
+        ConfigError: an unknown type, a wrong argument.
+        DataError: from the data sets.
+    """
     from mmengine.runner import Runner
 
     try:
-        return Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(cfg)
+        if for_training:
+            # mmengine builds the loops, and with them the data sets, at first use.
+            _ = runner.train_loop, runner.val_loop
+        else:
+            _ = runner.test_loop
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"the config does not build: {error}") from error
+        text = error.args[0] if error.args else error
+        raise ConfigError(f"the config does not build: {text}") from error
+    return runner
 
 
 def require_disk_space(folder: Path, needed_bytes: int, what: str) -> None:

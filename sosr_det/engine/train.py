@@ -74,7 +74,7 @@ def run_training(options: TrainOptions) -> Path:
     _claim_work_dir(work_dir, options)
     _add_hooks(cfg, options, backbone)
     try:
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, for_training=True)
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
         require_disk_space(work_dir, needed, "keeping the checkpoints")
         runner.train()
@@ -194,6 +194,7 @@ def _clean_up_after(error: BaseException, work_dir: Path, existed: bool) -> None
         # Close the log file first: it lives in the folder that goes.
         for handler in logging.getLogger("mmengine").handlers:
             handler.close()
+        _forget_visualizers()
         shutil.rmtree(work_dir, ignore_errors=True)
         return
     if (work_dir / FILE_NAME).exists():
@@ -203,6 +204,14 @@ def _clean_up_after(error: BaseException, work_dir: Path, existed: bool) -> None
         if record["status"] == "running":
             record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
             write_run_record(work_dir, record)
+
+
+def _forget_visualizers() -> None:
+    """mmengine keeps visualizers by config name and second: the next run must not get a removed one's."""
+    from mmengine.visualization import Visualizer
+
+    for cls in (Visualizer, *Visualizer.__subclasses__()):
+        cls._instance_dict.clear()
 
 
 def _finish(work_dir: Path, name: str | None) -> None:

@@ -25,6 +25,7 @@ class TransferReport:
 
     Attributes:
         source: URI or file that the expected tensors came from.
+        num_live: how many tensors the live backbone has.
         matched: names that agree in shape, dtype and every bit.
         missing: names that the live backbone has and the source lacks.
         unexpected: names that the source has and the live backbone lacks, without the classifier head.
@@ -35,6 +36,7 @@ class TransferReport:
     """
 
     source: str
+    num_live: int = 0
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -63,9 +65,8 @@ class TransferReport:
 
     def describe(self) -> str:
         """The report as text: one line of counts, then examples of each problem, and a likely cause."""
-        live = len(self.matched) + len(self.missing) + len(self.shape_mismatched) + len(self.different)
         lines = [
-            f"backbone from {self.source}: {len(self.matched)} of {live} tensors match; "
+            f"backbone from {self.source}: {len(self.matched)} of {self.num_live} tensors match; "
             + ", ".join(
                 f"{count} {name.replace('_', ' ')}"
                 for name, count in self.summary().items()
@@ -122,7 +123,7 @@ def compare_backbone(
     ``num_batches_tracked`` may be absent from the source: it does not enter any computation with a fixed
     momentum, and old torchvision files lack it.
     """
-    report = TransferReport(source_name)
+    report = TransferReport(source_name, num_live=len(live))
     for name in source:
         if name not in live:
             (report.classifier_head if name in CLASSIFIER_HEAD_KEYS else report.unexpected).append(name)

@@ -20,7 +20,7 @@ NO_WORKERS = ["train_dataloader.num_workers=0", "train_dataloader.persistent_wor
 NO_VAL_WORKERS = ["val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False"]
 PRETRAIN = "demo/resnet18_ce_1xb32-6e_demo-imagenet"
 FINETUNE = "demo/resnet18-sosr-pre_sosr_1xb32-6e_demo-cub"
-DETECT = "demo/retinanet_r18-sosr-pre_fpn_4e_demo-voc"
+DETECT = "demo/retinanet_r18-sosr-pre_fpn_3e_demo-voc"
 
 
 def options(config, work_dir, data_root, **changes):
@@ -308,9 +308,11 @@ def test_missing_and_damaged_data(demo, tmp_path):
     shutil.copytree(demo.imagenet, data)
     victim = sorted((data / "train").rglob("*.JPEG"))[3]
     victim.write_bytes(victim.read_bytes()[:100])
-    for workers in ([], ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=False"]):
+    with_worker = ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=False"]
+    # Two configs, because within one process mmengine keeps state under a run's name and second.
+    for config, workers in ((PRETRAIN, NO_WORKERS), (PRETRAIN.replace("_ce_", "_sosr_"), with_worker)):
         with pytest.raises(DataError, match=victim.name):
-            run_training(options(PRETRAIN, tmp_path / "run", data, cfg_options=[*NO_WORKERS, *workers]))
+            run_training(options(config, tmp_path / "run", data, cfg_options=workers))
         assert not (tmp_path / "run").exists()
     shutil.rmtree(victim.parent)
     victim.parent.mkdir()

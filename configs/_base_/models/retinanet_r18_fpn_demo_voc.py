@@ -23,7 +23,7 @@ train_dataset = dict(
     pipeline=train_pipeline,
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     dataset=dict(
         times=1,
         dataset=dict(
@@ -51,14 +51,14 @@ model = dict(
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
     test_cfg=dict(nms_pre=300),
 )
-max_epochs = 4
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+max_epochs = 3
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[3], gamma=0.1),
+    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[2], gamma=0.1),
 ]
-auto_scale_lr = dict(enable=True, base_batch_size=8)
+auto_scale_lr = dict(enable=True, base_batch_size=4)
