@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import subprocess
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-_RECORDED_PACKAGES = (
-    "sosr-det", "torch", "torchvision", "onedl-mmengine", "onedl-mmcv", "onedl-mmdetection",
-    "numpy", "safetensors", "torchmetrics", "opencv-python", "opencv-python-headless",
-)  # fmt: skip
+from sosr_det.registry.manifest import library_versions, utc_now
 
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers; absent packages are left out."""
-    versions = {"python": platform.python_version()}
-    for package in _RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+__all__ = ["dataset_record", "git_commit", "library_versions", "text_digest", "utc_now"]
 
 
 def git_commit() -> str | None:
@@ -43,11 +28,6 @@ def git_commit() -> str | None:
 def text_digest(text: str) -> str:
     """sha256 of a text, 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def utc_now() -> str:
-    """Current time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def dataset_record(dataset) -> dict:

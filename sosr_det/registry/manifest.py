@@ -66,6 +66,9 @@ _LIBRARIES = (
     "onedl-mmdetection",
     "safetensors",
     "numpy",
+    "torchmetrics",
+    "opencv-python",
+    "opencv-python-headless",
 )
 
 
