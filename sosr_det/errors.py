@@ -36,6 +36,10 @@ class BackboneMismatchError(SosrError):
     """The live backbone is not what the checkpoint or registry entry holds."""
 
 
+class TrainingDivergedError(SosrError):
+    """The loss became NaN or infinite."""
+
+
 class InstallationError(SosrError):
     """The Python environment cannot run SOSR-Det (conflicting or missing packages)."""
 

@@ -4,9 +4,9 @@ _checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [ -n "${VIRTUAL_ENV:-}" ]; then
   SOSR_ENV=$VIRTUAL_ENV
-elif [ -n "${CONDA_PREFIX:-}" ]; then
+elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ]; then
   SOSR_ENV=$CONDA_PREFIX
-elif [ -x "$_checkout/.venv/bin/python" ]; then
+elif [ -x "$_checkout/.venv/bin/pip" ]; then
   SOSR_ENV=$_checkout/.venv
 else
   SOSR_ENV=
@@ -15,7 +15,7 @@ fi
 find_python() {
   local candidate
   for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
-    if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
       echo "$candidate"
       return
     fi
@@ -27,13 +27,9 @@ find_python() {
 
 # Puts the environment first on PATH, installing it when needed.
 require_environment() {
-  if [ -n "$SOSR_ENV" ]; then
-    PATH="$SOSR_ENV/bin:$PATH"
-  fi
-  if ! command -v sosr-det > /dev/null || [ -n "${1:-}" ]; then
+  if [ -z "$SOSR_ENV" ] || [ ! -x "$SOSR_ENV/bin/sosr-det" ] || [ -n "${1:-}" ]; then
     bash "$_checkout/tools/setup.sh" ${1:-}
     source "$_checkout/tools/_environment.sh"
-    PATH="$SOSR_ENV/bin:$PATH"
   fi
-  export PATH
+  export PATH="$SOSR_ENV/bin:$PATH"
 }

@@ -5,7 +5,7 @@
 launch() {
   local command=$1 config=$2 gpus=$3
   shift 3
-  if [ -n "${SLURM_PROCID:-}" ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
+  if [ "${SLURM_STEP_NUM_TASKS:-1}" -gt 1 ]; then # inside srun, which started the processes
     exec sosr-det "$command" "$config" --launcher slurm "$@"
   elif [ "$gpus" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
     exec torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
@@ -32,8 +32,10 @@ read_config_and_gpus() {
   shift
   GPUS=1
   if [ $# -gt 0 ] && [[ $1 != -* ]]; then
-    CONFIG=$1
-    shift
+    if ! [[ $1 =~ ^[0-9]+$ ]]; then # a lone number is the GPUs of the default config
+      CONFIG=$1
+      shift
+    fi
     if [ $# -gt 0 ] && [[ $1 =~ ^[0-9]+$ ]]; then
       GPUS=$1
       shift

@@ -12,7 +12,7 @@ spec=".[${extras// /,}]"
 if [ -z "$SOSR_ENV" ]; then
   python=$(find_python) || exit 1
   echo "making .venv with $("$python" --version)"
-  "$python" -m venv .venv
+  "$python" -m venv .venv || { rm -rf .venv; exit 1; }
   SOSR_ENV=$PWD/.venv
 fi
 export PATH="$SOSR_ENV/bin:$PATH"
@@ -20,7 +20,11 @@ export PATH="$SOSR_ENV/bin:$PATH"
 # The stamp names what was installed; another extra or a changed pyproject.toml installs again.
 stamp="$SOSR_ENV/.sosr-det-installed"
 wanted="$PWD $spec $(cksum < pyproject.toml)"
-if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
+if ! "$SOSR_ENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "error: the environment $SOSR_ENV has an older Python than 3.11; deactivate it or make a newer one." >&2
+  exit 1
+fi
+if [ -x "$SOSR_ENV/bin/sosr-det" ] && [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then
   echo "already installed in $SOSR_ENV"
 else
   echo "installing SOSR-Det with its dependencies into $SOSR_ENV (several GB, minutes)"

@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/_environment.sh"
 source "$here/_launch.sh"
-if [ $# -lt 2 ]; then
+if [ $# -lt 2 ] || [[ $1 == -* ]] || [[ $2 == -* ]]; then
   echo "usage: tools/test_det.sh CONFIG CHECKPOINT|RUN_FOLDER [GPUS] [ARGUMENTS ...]" >&2
   exit 2
 fi

@@ -9,56 +9,50 @@ from typing import Any
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 from sosr_det.errors import CheckpointError
 
-_COLUMNS = (
-    ("backbone", "backbone"),
-    ("top1", "top-1 %"),
-    ("ece", "ECE"),
-    ("cub_top1", "CUB top-1 %"),
-    ("map_11point", "VOC2007 mAP 11-point"),
-    ("map_area", "area"),
-)
+_MAIN_COLUMNS = ("backbone", "top-1 %", "ECE", "CUB top-1 %", "VOC2007 mAP 11-point", "area")
+_VOC_NUM_CLASSES = 20
 
 
 def collect_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """One row per published backbone, and one per other start (torchvision, random), from all runs below ``paths``.
 
     A fine-tuning or detection run belongs to the row of the backbone it started from, joined by digest. Values are
-    those of each run's best epoch, as the paper reports them. Several runs in one cell keep the latest finished.
+    those of each run's best epoch, as the paper reports them. Several runs in one cell keep the latest finished. Runs
+    on other data than CUB-200-2011 or the 20 VOC classes get columns that name that data. Runs that did not
+    complete are left out.
+
+    Returns:
+        Dicts with ``backbone`` and one entry per known column title; top-1 and mAP in percent, ECE as a fraction.
 
     Raises:
-        CheckpointError: no run record anywhere below the paths.
+        CheckpointError: no completed run anywhere below the paths.
     """
-    records = [read_run_record(file) for path in paths for file in _record_files(Path(path))]
+    records = [(file, read_run_record(file)) for path in paths for file in _record_files(Path(path))]
+    records = [(file, record) for file, record in records if record["status"] == "completed"]
     if not records:
-        raise CheckpointError(f"no {FILE_NAME} below {', '.join(map(str, paths))}: nothing to report.")
-    records.sort(key=lambda record: record.get("finished") or "")
+        raise CheckpointError(
+            f"no completed run ({FILE_NAME}) below {', '.join(map(str, paths))}: nothing to report."
+        )
+    # Pretraining first: it names the rows.
+    records.sort(key=lambda item: (item[1]["stage"] != "pretrain", item[1].get("finished") or ""))
     rows: dict[str, dict[str, Any]] = {}
-    for record in records:
+    for file, record in records:
         if record["stage"] == "pretrain":
             published = record.get("published") or {}
-            key = published.get("digest") or record["config_name"]
-            row = rows.setdefault(key, {"backbone": published.get("uri") or record["config_name"]})
-            row.update(_values(record, {"accuracy/top1": "top1", "accuracy/ece": "ece"}))
-    for record in records:
-        if record["stage"] == "pretrain":
-            continue
-        start = record.get("backbone") or {"uri": "random"}
-        row = rows.setdefault(start.get("digest") or start["uri"], {"backbone": start["uri"]})
-        wanted = (
-            {"accuracy/top1": "cub_top1"}
-            if record["stage"] == "finetune"
-            else {"voc/map_11point": "map_11point", "voc/map_area": "map_area"}
-        )
-        row.update(_values(record, wanted))
+            key, name = published.get("digest") or str(file), published.get("uri") or str(file.parent)
+        else:
+            start = record.get("backbone") or {"uri": "random"}
+            key, name = start.get("digest") or start["uri"], start["uri"]
+        rows.setdefault(key, {"backbone": name}).update(_values(record))
     return list(rows.values())
 
 
 def render_rows(rows: list[dict[str, Any]]) -> str:
-    """The rows as an aligned text table; mAP in percent with two decimals, a dash where there is no run."""
-    cells = [[title for _, title in _COLUMNS]]
-    for row in rows:
-        cells.append([_format(key, row.get(key)) for key, _ in _COLUMNS])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_COLUMNS))]
+    """The rows as an aligned text table; a dash where there is no run."""
+    extra = sorted({title for row in rows for title in row} - set(_MAIN_COLUMNS))
+    titles = [*_MAIN_COLUMNS, *extra]
+    cells = [titles, *([_format(title, row.get(title)) for title in titles] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
     lines = [
         " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells
     ]
@@ -72,16 +66,28 @@ def _record_files(path: Path) -> list[Path]:
     return [path / FILE_NAME] if (path / FILE_NAME).is_file() else sorted(path.rglob(FILE_NAME))
 
 
-def _values(record: dict[str, Any], wanted: dict[str, str]) -> dict[str, float]:
+def _values(record: dict[str, Any]) -> dict[str, float]:
+    """Column title -> value of the run's best epoch."""
     best = (record.get("best") or {}).get("val") or {}
-    return {column: best[metric] for metric, column in wanted.items() if best.get(metric) is not None}
+    data = (record.get("data") or {}).get("val") or {}
+    if record["stage"] == "detection":
+        num_classes = len(data.get("classes") or [])
+        if num_classes == _VOC_NUM_CLASSES:
+            wanted = {"voc/map_11point": "VOC2007 mAP 11-point", "voc/map_area": "area"}
+        else:
+            wanted = {"voc/map_11point": f"mAP 11-point ({num_classes} classes: {record['config_name']})"}
+    elif record["stage"] == "finetune":
+        is_cub = data.get("type") == "CUB200"
+        wanted = {"accuracy/top1": "CUB top-1 %" if is_cub else f"top-1 % ({record['config_name']})"}
+    else:
+        wanted = {"accuracy/top1": "top-1 %", "accuracy/ece": "ECE"}
+    scale = 100 if record["stage"] == "detection" else 1
+    return {title: scale * best[metric] for metric, title in wanted.items() if best.get(metric) is not None}
 
 
-def _format(key: str, value: Any) -> str:
+def _format(title: str, value: Any) -> str:
     if value is None:
         return "-"
-    if key.startswith("map_"):
-        return f"{100 * value:.2f}"
-    if key == "ece":
-        return f"{value:.4f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return value
+    return f"{value:.4f}" if title == "ECE" else f"{value:.2f}"

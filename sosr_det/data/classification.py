@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from mmengine.registry import DATASETS, TRANSFORMS
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from sosr_det.errors import DataError
+
+# What `read_rgb_image` can decode.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 def _register_torchvision_transforms() -> None:
@@ -62,7 +64,7 @@ class ClassificationDataset(torch.utils.data.Dataset):
             shown = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             raise DataError(
                 f"{len(empty)} of {len(self.classes)} classes under {self.root} have no image: {shown}. "
-                f"Every class needs at least one file ending in {' '.join(IMG_EXTENSIONS)}; "
+                f"Every class needs at least one file ending in {' '.join(IMAGE_SUFFIXES)}; "
                 "remove the empty class folders or fill them."
             )
         # Paths as one relative string each keep the per-worker copy small.
@@ -157,7 +159,7 @@ class ImageNetFolder(ClassificationDataset):
         )
         labels = {name: label for label, name in enumerate(classes)}
         annotations = folder / "val_annotations.txt"
-        if split == "val" and annotations.is_file():
+        if split == "val" and annotations.is_file() and (folder / "images").is_dir():
             samples = _read_tiny_imagenet_val(annotations, labels)
         else:
             samples = _read_class_folders(folder, labels)
@@ -179,7 +181,7 @@ def _read_class_folders(folder: Path, labels: dict[str, int]) -> list[tuple[Path
         )
     samples = []
     for name in found:
-        paths = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+        paths = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         samples += [(path, labels[name]) for path in paths]
     return samples
 

@@ -55,8 +55,10 @@ def pin_checkpoints(cfg: Any) -> dict | None:
     backbone = model.get("backbone") if isinstance(model.get("backbone"), dict) else {}
     used: dict | None = None
     for node in walk_dicts(model):
-        init_cfg = node.get("init_cfg")
-        if not isinstance(init_cfg, dict) or not init_cfg.get("checkpoint"):
+        init_cfgs = node.get("init_cfg")
+        init_cfgs = init_cfgs if isinstance(init_cfgs, (list, tuple)) else [init_cfgs]
+        init_cfg = next((c for c in init_cfgs if isinstance(c, dict) and c.get("checkpoint")), None)
+        if init_cfg is None:
             continue
         uri = str(init_cfg["checkpoint"])
         record: dict[str, Any] = {"uri": uri, "digest": None}
@@ -73,7 +75,10 @@ def pin_checkpoints(cfg: Any) -> dict | None:
             used = record
     load_from = cfg.get("load_from")
     if isinstance(load_from, str) and load_from.startswith("sosr://"):
-        cfg.load_from = Registry().resolve(load_from).pinned_uri
+        raise ConfigError(
+            f"load_from={load_from!r}: a registry entry holds a backbone, not a whole model, and mmengine would load "
+            "nothing of it. Use --backbone, or the backbone's init_cfg."
+        )
     return used
 
 

@@ -18,6 +18,8 @@ RUNNER_KEYS = (
     "test_cfg", "auto_scale_lr", "optim_wrapper", "param_scheduler", "val_evaluator", "test_evaluator",
     "default_hooks", "custom_hooks", "data_preprocessor", "load_from", "resume", "launcher", "env_cfg",
     "log_processor", "log_level", "visualizer", "default_scope", "randomness", "custom_imports", "publish", "stage",
+    "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "activation_checkpointing",
+    "efficient_conv_bn_eval", "experiment_name",
 )  # fmt: skip
 
 
@@ -126,7 +128,13 @@ def parse_override(text: str) -> tuple[str, Any]:
     try:
         return key, ast.literal_eval(raw)
     except (ValueError, SyntaxError):
-        return key, raw.split(",") if "," in raw else raw
+        pass
+    from mmengine.config import DictAction
+
+    try:
+        return key, DictAction._parse_iterable(raw)  # OpenMMLab's own syntax: a,b  [a,b]  [(a,b),(c,d)]
+    except AssertionError as error:
+        raise ConfigError(f"--cfg-options {text}: {error}") from error
 
 
 def walk_dicts(node: Any) -> Iterator[dict]:
@@ -155,6 +163,14 @@ def _refuse_unknown_override(cfg, key: str) -> None:
     """An override must name an existing key, or an argument that the class at that place takes."""
     node: Any = cfg._cfg_dict
     parts = key.split(".")
+    if parts[0] in _BY_FLAG:
+        raise ConfigError(f"--cfg-options {key}: use {_BY_FLAG[parts[0]]} for this.")
+    if parts[0] in cfg and parts[0] not in RUNNER_KEYS:
+        raise ConfigError(
+            f"--cfg-options {key}: {parts[0]} is a variable of the config file that was used up when it was read, so "
+            "changing it now would do nothing. Override where it is used (for example train_dataloader.…, "
+            "train_cfg.…), or use --data-root or --total-epochs."
+        )
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
         here = ".".join(parts[:position]) or "the config"
@@ -173,7 +189,7 @@ def _refuse_unknown_override(cfg, key: str) -> None:
             node = node[part]
             continue
         known = set(node)
-        accepted = _accepted_arguments(node.get("type")) if position else set(RUNNER_KEYS)
+        accepted = _accepted_at(parts[:position], node)
         if accepted is None or part in accepted:
             return
         near = difflib.get_close_matches(part, known | accepted, n=3, cutoff=0.5)
@@ -181,6 +197,30 @@ def _refuse_unknown_override(cfg, key: str) -> None:
             f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known | accepted))}."
         )
         raise ConfigError(f"--cfg-options {key}: {here} has no key {part!r}; {hint}")
+
+
+# Overrides that the command line would silently win over.
+_BY_FLAG = {"resume": "--resume", "launcher": "--launcher", "data_root": "--data-root"}
+
+
+def _accepted_at(path: Sequence[str], node: dict) -> set[str] | None:
+    """Keys that may be added to the dict at ``path``; None where any may."""
+    if not path:
+        return set(RUNNER_KEYS)
+    if path == ["default_hooks"] or path[-1] in ("init_cfg", "metainfo", "model_wrapper_cfg"):
+        return None
+    if "type" in node:
+        accepted = _accepted_arguments(node["type"])
+        if accepted is not None and path == ["optim_wrapper"]:
+            accepted |= {"constructor", "paramwise_cfg"}  # the builder takes these before the class sees them
+        return accepted
+    if path[-1].endswith("_dataloader"):
+        from torch.utils.data import DataLoader
+
+        return set(inspect.signature(DataLoader.__init__).parameters) - {"self"}
+    if path == ["randomness"]:
+        return {"seed", "diff_rank_seed", "deterministic"}
+    return {"arch", "init_cfg"} if path[-1] == "backbone" else set()
 
 
 def _accepted_arguments(type_name: Any) -> set[str] | None:
@@ -191,7 +231,8 @@ def _accepted_arguments(type_name: Any) -> set[str] | None:
     if cls is None:
         return None
     if not inspect.isclass(cls):
-        return set(inspect.signature(cls).parameters)
+        parameters = inspect.signature(cls).parameters.values()
+        return None if any(p.kind == p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
     names: set[str] = set()
     for base in cls.__mro__[:-1]:
         if "__init__" not in vars(base):

@@ -10,7 +10,13 @@ from typing import Any
 
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.run_record import read_run_record
-from sosr_det.engine.setup import apply_classes, apply_data_root, build_runner, fit_to_device
+from sosr_det.engine.setup import (
+    apply_classes,
+    apply_data_root,
+    build_runner,
+    fit_to_device,
+    init_distributed,
+)
 from sosr_det.errors import CheckpointError
 
 
@@ -39,6 +45,8 @@ def run_test(options: TestOptions) -> dict[str, float]:
             in the file with its shape, and nothing may be left over.
         SosrError: config and data errors.
     """
+    from mmengine.model import is_model_wrapper
+
     import sosr_det.register  # noqa: F401
     from sosr_det.registry.safe_load import extract_state_dict, load_state_file
 
@@ -46,7 +54,8 @@ def run_test(options: TestOptions) -> dict[str, float]:
     loaded = load_state_file(checkpoint)
     cfg = load_config(options.config, options.cfg_options)
     fit_to_device(cfg, options.launcher)
-    apply_data_root(cfg, options.data_root)
+    init_distributed(cfg, options.launcher)
+    apply_data_root(cfg, options.data_root, options.cfg_options)
     apply_classes(cfg, options.classes)
     cfg.launcher = options.launcher
     cfg.work_dir = str(options.work_dir or checkpoint.parent / "test")
@@ -55,7 +64,8 @@ def run_test(options: TestOptions) -> dict[str, float]:
     if options.show_dir is not None:
         _draw_predictions(cfg, options.show_dir)
     runner = build_runner(cfg, for_training=False)
-    require_same_weights(runner.model.state_dict(), extract_state_dict(loaded), str(checkpoint))
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    require_same_weights(model.state_dict(), extract_state_dict(loaded), str(checkpoint))
     _require_same_classes(loaded, runner, checkpoint)
     metrics = {key: float(value) for key, value in runner.test().items()}
     if runner.rank == 0:

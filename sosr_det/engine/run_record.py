@@ -49,6 +49,19 @@ def read_run_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def run_files(work_dir: Path) -> list[Path]:
+    """What mmengine and this project write into a run's folder: checkpoints, their pointer, the record."""
+    patterns = (
+        "epoch_*.pth",
+        "iter_*.pth",
+        "best_*_epoch_*.pth",
+        "best_*_iter_*.pth",
+        "last_checkpoint",
+        FILE_NAME,
+    )
+    return [path for pattern in patterns for path in sorted(Path(work_dir).glob(pattern))]
+
+
 def _plain(value: Any) -> Any:
     """JSON types only; NaN and infinities, which JSON lacks, become null."""
     if isinstance(value, dict):

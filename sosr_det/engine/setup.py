@@ -14,8 +14,10 @@ from sosr_det.errors import ConfigError, DataError
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
-def apply_data_root(cfg: Any, data_root: Path | None) -> None:
+def apply_data_root(cfg: Any, data_root: Path | None, overrides: Sequence[str] = ()) -> None:
     """Point every data set of the config to ``data_root``, or to ``$SOSR_DATA`` when that is set.
+
+    A ``data_root`` among the ``overrides`` (``--cfg-options``) stands against ``$SOSR_DATA``.
 
     ``$SOSR_DATA`` may be the data set itself or the folder that holds it under its usual name (``imagenet``,
     ``CUB_200_2011``, ``VOCdevkit``): the last part of the config's own ``data_root``.
@@ -24,7 +26,8 @@ def apply_data_root(cfg: Any, data_root: Path | None) -> None:
         DataError: a root that was asked for does not exist.
     """
     usual_name = Path(str(cfg.get("data_root", ""))).name
-    asked = data_root if data_root is not None else os.environ.get("SOSR_DATA")
+    set_by_hand = any("data_root" in override.partition("=")[0] for override in overrides)
+    asked = data_root if data_root is not None or set_by_hand else os.environ.get("SOSR_DATA")
     if not asked:
         return
     root = Path(asked)
@@ -128,10 +131,24 @@ def fit_to_device(cfg: Any, launcher: str) -> None:
 
 
 def init_distributed(cfg: Any, launcher: str) -> None:
-    """Start the process group before the config is resolved, so that all ranks resolve the same thing."""
+    """Start the process group before the config is resolved, so that all ranks resolve the same thing.
+
+    mmengine selects a CUDA device while it starts torchrun's group, whatever the backend, and wraps the model for one;
+    without CUDA both are done here for CPU.
+    """
+    import torch
     from mmengine.dist import init_dist, is_distributed
 
-    if launcher != "none" and not is_distributed():
+    if launcher == "none" or is_distributed():
+        return
+    if launcher == "pytorch" and not torch.cuda.is_available():
+        torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": False,
+        }
+    else:
         init_dist(launcher, **cfg.get("env_cfg", {}).get("dist_cfg", {"backend": "nccl"}))
 
 
@@ -151,7 +168,7 @@ def build_runner(cfg: Any, *, for_training: bool) -> Any:
             _ = runner.train_loop, runner.val_loop
         else:
             _ = runner.test_loop
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, AssertionError, ImportError) as error:
         text = error.args[0] if error.args else error
         raise ConfigError(f"the config does not build: {text}") from error
     return runner

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.backbone_source import pin_checkpoints, set_backbone
-from sosr_det.engine.configs import load_config
+from sosr_det.engine.configs import load_config, walk_dicts
 from sosr_det.engine.publishing import publish_name, publish_run
-from sosr_det.engine.run_record import FILE_NAME, read_run_record
+from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
 from sosr_det.engine.setup import (
     apply_classes,
     apply_data_root,
@@ -24,7 +26,7 @@ from sosr_det.engine.setup import (
     require_disk_space,
 )
 from sosr_det.errors import CheckpointError, ConfigError, SosrError
-from sosr_det.registry.names import parse_uri
+from sosr_det.registry.export import publishable_name
 
 logger = logging.getLogger("sosr_det")
 
@@ -56,7 +58,7 @@ class TrainOptions:
 def run_training(options: TrainOptions) -> Path:
     """Train, record and publish; returns the work directory.
 
-    A run that fails before its first checkpoint leaves no new work directory behind.
+    A run that fails before its first step leaves no new work directory behind.
 
     Raises:
         SosrError: whatever the user can act on; see the subclasses.
@@ -70,16 +72,20 @@ def run_training(options: TrainOptions) -> Path:
     init_distributed(cfg, options.launcher)
     backbone, name = _resolve(cfg, options)
     work_dir = Path(cfg.work_dir)
-    existed = work_dir.exists()
-    _claim_work_dir(work_dir, options)
+    _claim_work_dir(cfg, work_dir, options)
     _add_hooks(cfg, options, backbone)
+    created = _make_folder(work_dir)
+    runner = None
+    # torchrun and Slurm end processes with SIGTERM: unwind as for Ctrl-C, so that the record says so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         runner = build_runner(cfg, for_training=True)
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
         require_disk_space(work_dir, needed, "keeping the checkpoints")
         runner.train()
     except BaseException as error:
-        _clean_up_after(error, work_dir, existed)
+        worked = runner is not None and runner.iter > 0
+        _clean_up_after(error, work_dir, remove=created and not worked)
         raise
     if runner.rank == 0:
         _finish(work_dir, name)
@@ -92,22 +98,46 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
     cfg.work_dir = str(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / stem)
     cfg.launcher = options.launcher
     cfg.resume = options.resume
-    apply_data_root(cfg, options.data_root)
+    apply_data_root(cfg, options.data_root, options.cfg_options)
     apply_classes(cfg, options.classes)
     apply_total_epochs(cfg, options.total_epochs)
     if options.seed is not None:
         cfg.randomness = {**cfg.get("randomness", {}), "seed": options.seed}
     if options.amp:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("--amp needs a CUDA device; leave it out to train in fp32 on the CPU.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if options.backbone:
         line = set_backbone(cfg, options.backbone)
         if line:
             logger.warning(line)
+    if options.resume:
+        _keep_resumed_start(cfg, options)
     name = publish_name(cfg, options.publish, options.publish_as)
+    if name and cfg.get("stage", "detection") == "detection":
+        raise ConfigError("a detection run has no backbone to publish: leave out --publish-as.")
     if name:
-        parse_uri(f"sosr://{name.removeprefix('sosr://')}")  # refuse a bad name now, not after 90 epochs
+        publishable_name(name)  # refuse a bad name now, not after 90 epochs
     return _pin_on_rank_0(cfg), name
+
+
+def _keep_resumed_start(cfg: Any, options: TrainOptions) -> None:
+    """A resumed run continues from its own checkpoint and stays the child of the backbone it started from."""
+    cfg.load_from = None
+    work_dir = Path(cfg.work_dir)
+    if not (work_dir / FILE_NAME).is_file():
+        return
+    start = read_run_record(work_dir).get("backbone")
+    if options.backbone and options.backbone not in ((start or {}).values() if start else ("random",)):
+        raise ConfigError(
+            f"--resume: the run in {work_dir} started from {start['uri'] if start else 'random weights'}; "
+            f"--backbone {options.backbone} would be another run. Leave it out, or use another --work-dir."
+        )
+    if start and start.get("pinned_uri"):
+        set_backbone(cfg, start["pinned_uri"])
 
 
 def _pin_on_rank_0(cfg: Any) -> dict | None:
@@ -123,6 +153,8 @@ def _pin_on_rank_0(cfg: Any) -> dict | None:
             box = [("ok", pin_checkpoints(cfg), cfg.to_dict())]
         except SosrError as error:
             box = [("error", error, None)]
+        except Exception as error:  # the other ranks must hear of it too, or they wait forever
+            box = [("error", ConfigError(f"rank 0: {type(error).__name__}: {error}"), None)]
     broadcast_object_list(box, src=0)
     outcome, value, resolved = box[0]
     if outcome == "error":
@@ -131,10 +163,16 @@ def _pin_on_rank_0(cfg: Any) -> dict | None:
     return value
 
 
-def _claim_work_dir(work_dir: Path, options: TrainOptions) -> None:
+def _claim_work_dir(cfg: Any, work_dir: Path, options: TrainOptions) -> None:
     """Never overwrite a run by accident, never "resume" from nothing."""
-    from mmengine.dist import barrier, is_main_process
-
+    if options.overwrite:
+        replaced = {path.resolve() for path in run_files(work_dir)}
+        for node in walk_dicts(cfg.model):
+            source = node.get("checkpoint")
+            if isinstance(source, str) and "://" not in source and Path(source).resolve() in replaced:
+                raise ConfigError(
+                    f"--overwrite would remove {source}, which this run starts from. Use another --work-dir."
+                )
     if options.resume and options.overwrite:
         raise ConfigError("--resume continues a run and --overwrite replaces it: choose one.")
     if options.resume:
@@ -147,11 +185,6 @@ def _claim_work_dir(work_dir: Path, options: TrainOptions) -> None:
         )
     elif work_dir.exists() and not work_dir.is_dir():
         raise ConfigError(f"the work directory {work_dir} is a file.")
-    if options.overwrite and (work_dir / FILE_NAME).exists() and is_main_process():
-        # Old checkpoints would otherwise mix with the new run's.
-        for path in [*work_dir.glob("*.pth"), work_dir / "last_checkpoint", work_dir / FILE_NAME]:
-            path.unlink(missing_ok=True)
-    barrier()
 
 
 def _require_resumable(work_dir: Path) -> None:
@@ -162,7 +195,11 @@ def _require_resumable(work_dir: Path) -> None:
             "Leave out --resume to start, or name the run's folder with --work-dir."
         )
     target = Path(pointer.read_text(errors="replace").strip())
-    if not target.is_file() and not (work_dir / target.name).is_file():
+    local = work_dir / target.name
+    if local.is_file():
+        if local.resolve() != target.resolve():  # the folder was moved or copied: never touch the original
+            pointer.write_text(str(local.resolve()))
+    elif not target.is_file():
         raise CheckpointError(f"--resume: {pointer} names {str(target)!r}, which is not a file.")
 
 
@@ -170,7 +207,14 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
     """The hooks that every run carries, whichever config it came from."""
     hooks = list(cfg.get("custom_hooks") or [])
     present = {hook.get("type") for hook in hooks}
-    for hook in ("DataContractHook", "BackboneContractHook", "ThroughputHook", "PlainCheckpointHook"):
+    for hook in (
+        "DataContractHook",
+        "BackboneContractHook",
+        "DivergenceHook",
+        "RankZeroBuffersHook",
+        "ThroughputHook",
+        "PlainCheckpointHook",
+    ):
         if hook not in present:
             hooks.append({"type": hook})
     hooks.append(
@@ -179,18 +223,36 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
             "stage": cfg.get("stage", "detection"),
             "config_name": Path(options.config).stem,
             "backbone": backbone,
+            "replace_run": options.overwrite,
         }
     )
     cfg.custom_hooks = hooks
 
 
-def _clean_up_after(error: BaseException, work_dir: Path, existed: bool) -> None:
+def _make_folder(work_dir: Path) -> bool:
+    """Make the work directory on the main process; True when this run made it and so may remove it."""
+    from mmengine.dist import is_main_process
+
+    if not is_main_process():
+        return False
+    try:
+        work_dir.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"the work directory {work_dir} cannot be made: {error}. Choose another --work-dir."
+        ) from error
+    return True
+
+
+def _clean_up_after(error: BaseException, work_dir: Path, *, remove: bool) -> None:
     """Mark a run that had begun as failed; remove a folder that holds nothing worth keeping."""
     from mmengine.dist import is_main_process
 
     if not is_main_process():
         return
-    if not existed and not any(work_dir.glob("*.pth")):
+    if remove:
         # Close the log file first: it lives in the folder that goes.
         for handler in logging.getLogger("mmengine").handlers:
             handler.close()
@@ -198,8 +260,6 @@ def _clean_up_after(error: BaseException, work_dir: Path, existed: bool) -> None
         shutil.rmtree(work_dir, ignore_errors=True)
         return
     if (work_dir / FILE_NAME).exists():
-        from sosr_det.engine.run_record import write_run_record
-
         record = read_run_record(work_dir)
         if record["status"] == "running":
             record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])

@@ -66,7 +66,9 @@ def sosr_penalty(
     return penalty
 
 
-def is_overconfident(logits: Tensor, target: Tensor, threshold: float = 0.99) -> Tensor:
+def is_overconfident(
+    logits: Tensor, target: Tensor, threshold: float = 0.99, *, validate: bool | None = None
+) -> Tensor:
     """Which samples the paper calls over-confident: bool ``[M]``, without gradient.
 
     True where the most probable class is the target and its softmax probability is greater than ``threshold``.
@@ -75,7 +77,7 @@ def is_overconfident(logits: Tensor, target: Tensor, threshold: float = 0.99) ->
         ValueError: as :func:`sosr_penalty`.
     """
     _check_threshold(threshold)
-    _check_inputs(logits, target, None)
+    _check_inputs(logits, target, validate)
     with torch.no_grad(), _full_precision(logits):
         return _select(_widen(logits), target, threshold)
 

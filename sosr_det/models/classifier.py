@@ -78,6 +78,9 @@ class BackboneClassifier(BaseModel):
         self.head = nn.Linear(self.backbone_spec.num_features, num_classes)
         self.num_classes = num_classes
         self.loss_module = MODELS.build(loss)
+        if hasattr(self.loss_module, "validate"):
+            # The engine's DivergenceHook and DataContractHook watch values, with better messages.
+            self.loss_module.validate = False
         self.threshold_for_logging = threshold_for_logging
 
     def init_weights(self) -> None:
@@ -101,7 +104,7 @@ class BackboneClassifier(BaseModel):
     def _loss_terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if hasattr(self.loss_module, "terms"):
             return dict(self.loss_module.terms(logits, labels)._asdict())
-        selected = is_overconfident(logits, labels, self.threshold_for_logging)
+        selected = is_overconfident(logits, labels, self.threshold_for_logging, validate=False)
         return {
             "loss_ce": self.loss_module(logits, labels),
             "overconfident_fraction": selected.float().mean(),

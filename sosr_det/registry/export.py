@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sosr_det.errors import CheckpointError
-from sosr_det.registry.names import DEFAULT_TAG, parse_uri
+from sosr_det.errors import CheckpointError, RegistryError
+from sosr_det.registry.names import DEFAULT_TAG, SosrUri, parse_uri
 from sosr_det.registry.store import Registry
 
 RUN_RECORD = "run.json"
@@ -36,7 +36,7 @@ def export_backbone(
         CheckpointError: no run record, no checkpoint, a checkpoint without a ``backbone.``, NaN weights.
         RegistryError: bad name, no space, or see :meth:`Registry.publish`.
     """
-    wanted = parse_uri(f"sosr://{name.removeprefix('sosr://')}")
+    wanted = publishable_name(name)
     source = Path(source)
     run_dir = source if source.is_dir() else source.parent
     if not source.exists():
@@ -62,6 +62,18 @@ def export_backbone(
         "metrics": dict(entry.manifest.metrics),
         "registry": str(registry.root),
     }
+
+
+def publishable_name(name: str) -> SosrUri:
+    """Parse ``NAME[@TAG]``.
+
+    Raises:
+        RegistryError: not a valid name, or a digest, which nothing can be published under.
+    """
+    wanted = parse_uri(f"sosr://{name.removeprefix('sosr://')}")
+    if wanted.name is None:
+        raise RegistryError(f"{name!r} is a digest; publish under a name, for example resnet50-in1k-sosr@v1.")
+    return wanted
 
 
 def manifest_fields(record: dict[str, Any], checkpoint: Path, license_name: str | None) -> dict[str, Any]:

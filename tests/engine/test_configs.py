@@ -93,6 +93,9 @@ def test_unknown_config_lists_near_names():
         ("a.b=none", None),
         ("a.b=x/y", "x/y"),
         ("a.b=p,q", ["p", "q"]),
+        ("a.b=[p,q]", ["p", "q"]),
+        ("a.b=[(1,2),(3,4)]", [(1, 2), (3, 4)]),
+        ("a.b=[(p,q),(r,s)]", [("p", "q"), ("r", "s")]),
         ("a.b=c=d", "c=d"),
     ],
 )
@@ -109,12 +112,35 @@ def test_overrides_apply():
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        "randomness.deterministic=True",
+        "train_dataloader.prefetch_factor=4",
+        "optim_wrapper.paramwise_cfg.bias_decay_mult=0",
+        "optim_wrapper.type=AmpOptimWrapper",
+        "val_dataloader.dataset.indices=50",
+        "val_dataloader.dataset.metainfo.classes=[a,b]",
+        "train_dataloader.dataset.dataset.datasets.0.ann_file=x.txt",
+        "default_hooks.early_stopping.type=EarlyStoppingHook",
+        "sync_bn=torch",
+        "load_from=model.pth",
+        "model.backbone.frozen_stages=2",
+    ],
+)
+def test_usual_openmmlab_overrides_are_accepted(override):
+    load_config(DETECTION, [override])
+
+
+@pytest.mark.parametrize(
     ("override", "near"),
     [
         ("model.num_clases=20", "num_classes"),
         ("train_dataloder.batch_size=1", "train_dataloader"),
         ("train_dataloader.dataset.pipeline.7.size=32", "list of 2"),
         ("nonsense", "KEY=VALUE"),
+        ("total_epochs=3", "would do nothing"),
+        ("train_pipeline=[]", "would do nothing"),
+        ("resume=True", "--resume"),
     ],
 )
 def test_bad_overrides_are_named(override, near):

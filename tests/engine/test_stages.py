@@ -12,7 +12,14 @@ from sosr_det.analysis.pipeline_table import collect_rows, render_rows
 from sosr_det.engine.evaluate import TestOptions, run_test
 from sosr_det.engine.run_record import read_run_record
 from sosr_det.engine.train import TrainOptions, run_training
-from sosr_det.errors import BackboneMismatchError, CheckpointError, ConfigError, DataError, RegistryError
+from sosr_det.errors import (
+    BackboneMismatchError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RegistryError,
+    TrainingDivergedError,
+)
 from sosr_det.registry import Registry, tensors_digest
 from sosr_det.registry.export import export_backbone
 
@@ -179,10 +186,26 @@ def test_testing_refuses_another_models_checkpoint(pretrained, demo, tmp_path):
 def test_the_table_joins_the_stages_by_digest(pretrained, finetuned, detector):
     rows = collect_rows([pretrained[1], finetuned, detector])
     assert len(rows) == 1
-    assert rows[0].keys() == {"backbone", "top1", "ece", "cub_top1", "map_11point", "map_area"}
+    assert rows[0].keys() == {"backbone", "top-1 %", "ECE", "CUB top-1 %", "VOC2007 mAP 11-point", "area"}
     text = render_rows(rows)
     assert "sosr://resnet18-demo-sosr@latest" in text
-    assert f"{100 * rows[0]['map_11point']:.2f}" in text
+    recorded = read_run_record(detector)["best"]["val"]["voc/map_11point"]
+    assert rows[0]["VOC2007 mAP 11-point"] == pytest.approx(100 * recorded)
+    assert f"{100 * recorded:.2f}" in text
+
+
+def test_the_table_names_other_data_and_leaves_out_unfinished_runs(detector, tmp_path):
+    for name, change in (("other", {}), ("failed", {"status": "failed"})):
+        record = read_run_record(detector)
+        record["data"]["val"]["classes"] = ["RBC", "WBC"]
+        record.update(change)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    (row,) = collect_rows([tmp_path])
+    assert "VOC2007 mAP 11-point" not in row
+    assert any(title.startswith("mAP 11-point (2 classes") for title in row)
+    with pytest.raises(CheckpointError, match="no completed run"):
+        collect_rows([tmp_path / "failed"])
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
@@ -346,6 +369,77 @@ def test_resume_continues_the_record(demo, tmp_path):
     assert after["epochs"][:2] == before["epochs"]
     assert after["resumed_at_epochs"] == [2]
     assert after["wall_seconds"] > before["wall_seconds"]
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_starts(pretrained, demo, tmp_path):
+    work_dir = tmp_path / "run"
+    shutil.copytree(pretrained[1], work_dir)
+    (work_dir / "mine.pth").write_bytes(b"kept")
+    before = sorted(p.name for p in work_dir.glob("*.pth"))
+    with pytest.raises(DataError):
+        run_training(options(PRETRAIN, work_dir, demo.cub / "images", overwrite=True))
+    assert sorted(p.name for p in work_dir.glob("*.pth")) == before
+    assert read_run_record(work_dir)["status"] == "completed"
+    run_training(options(PRETRAIN, work_dir, demo.imagenet, overwrite=True, total_epochs=1, publish=False))
+    assert sorted(p.name for p in work_dir.glob("*.pth")) == [
+        "best_accuracy_top1_epoch_1.pth",
+        "epoch_1.pth",
+        "mine.pth",
+    ]
+
+
+def test_a_resumed_run_keeps_its_backbone_when_the_tag_moves(
+    finetuned, pretrained, demo, tmp_path, monkeypatch
+):
+    shutil.copytree(pretrained[0], tmp_path / "registry")
+    shutil.copytree(finetuned, tmp_path / "run")
+    monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "registry"))
+    original = read_run_record(finetuned)["backbone"]["digest"]
+    export_backbone(
+        pretrained[1] / "epoch_2.pth", "resnet18-demo-sosr", license_name="MIT"
+    )  # another manifest
+    assert Registry().resolve("sosr://resnet18-demo-sosr").digest != original
+    with pytest.raises(ConfigError, match="would be another run"):
+        run_training(options(FINETUNE, tmp_path / "run", demo.cub, resume=True, backbone="random"))
+    run_training(options(FINETUNE, tmp_path / "run", demo.cub, resume=True, total_epochs=2, publish=False))
+    assert read_run_record(tmp_path / "run")["backbone"]["digest"] == original
+    # The copy resumed from its own files: the original's are as they were.
+    assert (finetuned / "epoch_1.pth").is_file()
+    assert not (finetuned / "epoch_2.pth").exists()
+
+
+def test_a_diverged_run_stops(demo, tmp_path):
+    with pytest.raises(TrainingDivergedError, match="smaller learning rate"):
+        run_training(
+            options(
+                PRETRAIN, tmp_path / "run", demo.imagenet, total_epochs=3, publish=False,
+                cfg_options=[*NO_WORKERS, "optim_wrapper.optimizer.lr=1e12", "train_dataloader.batch_size=8"],
+            )
+        )  # fmt: skip
+
+
+def test_mistakes_in_a_config_are_told_as_such(demo, tmp_path):
+    for override, named in (
+        ("model.loss.threshold=1.5", "threshold"),
+        ("model.num_classes=1", "num_classes"),
+        ("train_dataloader.dataset.type=NoSuchDataset", "NoSuchDataset"),
+        ("load_from=sosr://resnet18-demo-sosr", "holds a backbone"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            run_training(
+                options(
+                    PRETRAIN.replace("_ce_", "_sosr_"), tmp_path / "run", demo.imagenet,
+                    cfg_options=[*NO_WORKERS, override],
+                )
+            )  # fmt: skip
+        assert not (tmp_path / "run").exists()
+
+
+def test_publishing_a_detector_or_under_a_digest_is_refused_at_once(demo, tmp_path):
+    with pytest.raises(ConfigError, match="no backbone to publish"):
+        run_training(options(DETECT, tmp_path / "run", demo.voc_devkit, publish_as="x"))
+    with pytest.raises(RegistryError, match="is a digest"):
+        run_training(options(PRETRAIN, tmp_path / "run", demo.imagenet, publish_as="sha256:" + "0" * 64))
 
 
 def test_a_full_disk_is_refused_before_training(demo, tmp_path, monkeypatch):

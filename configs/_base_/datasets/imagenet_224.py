@@ -1,6 +1,5 @@
 # ImageNet-1k folders at 224 px with the usual augmentation (random resized crop, flip).
 data_root = "data/imagenet"
-interpolation = "bilinear"
 train_pipeline = [
     dict(type="torchvision/RandomResizedCrop", size=224, antialias=True),
     dict(type="torchvision/RandomHorizontalFlip", p=0.5),

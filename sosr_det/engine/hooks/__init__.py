@@ -2,14 +2,18 @@
 
 from sosr_det.engine.hooks.backbone_contract import BackboneContractHook
 from sosr_det.engine.hooks.data_contract import DataContractHook
+from sosr_det.engine.hooks.divergence import DivergenceHook
 from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
+from sosr_det.engine.hooks.rank_zero_buffers import RankZeroBuffersHook
 from sosr_det.engine.hooks.record import RunRecordHook
 from sosr_det.engine.hooks.throughput import ThroughputHook
 
 __all__ = [
     "BackboneContractHook",
     "DataContractHook",
+    "DivergenceHook",
     "PlainCheckpointHook",
+    "RankZeroBuffersHook",
     "RunRecordHook",
     "ThroughputHook",
 ]

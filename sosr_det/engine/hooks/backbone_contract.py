@@ -11,8 +11,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
-from sosr_det.engine.transfer import compare_backbone, require_match
+from sosr_det.engine.transfer import check_arch, check_preprocessing, compare_backbone, require_match
 from sosr_det.errors import BackboneMismatchError
+from sosr_det.registry.manifest import Manifest
 
 
 @HOOKS.register_module()
@@ -26,6 +27,7 @@ class BackboneContractHook(Hook):
     Raises (in ``before_train``):
         BackboneMismatchError: anything but a full match with only the classifier head left over, or a backbone
             with frozen stages and no pretrained weights.
+        ConfigError: the registry entry was trained with another depth, stride style or preprocessing.
     """
 
     priority = "VERY_LOW"
@@ -37,18 +39,50 @@ class BackboneContractHook(Hook):
         backbone = getattr(model, "backbone", None)
         if backbone is None:
             return
-        checkpoint = pretrained_checkpoint(model)
-        if checkpoint is None:
+        name, source = _source(runner, model)
+        if source is None:
             _refuse_frozen_random(backbone)
             print_log("backbone: random initialisation, no checkpoint to compare with", logger="current")
             return
-        report = compare_backbone(
-            backbone.state_dict(), _source_tensors(checkpoint), checkpoint["checkpoint"]
-        )
+        report = compare_backbone(backbone.state_dict(), source, name)
         runner.message_hub.update_info("backbone_transfer", report.summary())
         require_match(report)
         if is_main_process():
             print_log(f"contract kept: {report.describe()}", logger="current")
+
+
+def _source(runner: Any, model: Any) -> tuple[str, dict | None]:
+    """Name and tensors of what the backbone should hold: `load_from`, which comes last, else its own `init_cfg`."""
+    load_from = getattr(runner, "_load_from", None)
+    if load_from is not None:
+        state = _state_dict(CheckpointLoader.load_checkpoint(load_from, map_location="cpu", logger="silent"))
+        return load_from, {
+            k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")
+        }
+    init_cfg = pretrained_checkpoint(model)
+    if init_cfg is None:
+        return "", None
+    loaded = CheckpointLoader.load_checkpoint(init_cfg["checkpoint"], map_location="cpu", logger="silent")
+    manifest = (loaded.get("meta") or {}).get("manifest") if isinstance(loaded, dict) else None
+    if manifest is not None:
+        model_cfg = runner.cfg.get("model") or {}
+        entry = Manifest.from_dict(manifest)
+        check_arch(model_cfg.get("backbone") or {}, entry.arch, init_cfg["checkpoint"])
+        check_preprocessing(
+            model_cfg.get("data_preprocessor") or {}, entry.preprocessing, init_cfg["checkpoint"]
+        )
+    state = _state_dict(loaded)
+    prefix = init_cfg.get("prefix")
+    if prefix:
+        prefix = prefix.rstrip(".") + "."
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return init_cfg["checkpoint"], state
+
+
+def _state_dict(loaded: Any) -> dict:
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    # mmengine strips this prefix itself when it loads a whole file.
+    return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 def pretrained_checkpoint(model: Any) -> dict | None:
@@ -59,18 +93,6 @@ def pretrained_checkpoint(model: Any) -> dict | None:
             if isinstance(candidate, dict) and candidate.get("type") in ("Pretrained", "PretrainedInit"):
                 return candidate
     return None
-
-
-def _source_tensors(init_cfg: dict) -> dict:
-    """The tensors that the checkpoint offers to the backbone, as ``PretrainedInit`` would take them."""
-    loaded = CheckpointLoader.load_checkpoint(init_cfg["checkpoint"], map_location="cpu", logger="silent")
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    prefix = init_cfg.get("prefix")
-    if prefix:
-        prefix = prefix.rstrip(".") + "."
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    # mmengine strips this one itself when it loads a whole file.
-    return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 def _refuse_frozen_random(backbone: Any) -> None:

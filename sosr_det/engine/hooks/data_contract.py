@@ -50,8 +50,14 @@ def head_class_counts(model: Any) -> dict[str, int]:
     return {
         f"model.{name}": int(module.num_classes)
         for name, module in model.named_modules()
-        if "bbox_head" in name.rpartition(".")[2] and hasattr(module, "num_classes")
+        if _is_box_head(name) and hasattr(module, "num_classes")
     }
+
+
+def _is_box_head(name: str) -> bool:
+    """``bbox_head``, ``roi_head.bbox_head`` and the stages of a cascade, ``roi_head.bbox_head.0``."""
+    parts = name.split(".")
+    return parts[-1] == "bbox_head" or (parts[-1].isdigit() and parts[-2:-1] == ["bbox_head"])
 
 
 def _classes(dataset: Any) -> tuple[str, ...]:

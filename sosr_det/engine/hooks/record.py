@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from sosr_det.engine.configs import walk_dicts
 from sosr_det.engine.provenance import dataset_record, git_commit, library_versions, text_digest, utc_now
-from sosr_det.engine.run_record import FILE_NAME, SCHEMA_VERSION, read_run_record, write_run_record
+from sosr_det.engine.run_record import (
+    FILE_NAME,
+    SCHEMA_VERSION,
+    read_run_record,
+    run_files,
+    write_run_record,
+)
 
 _PREPROCESSING_KEYS = ("mean", "std", "bgr_to_rgb", "type")
 
@@ -26,6 +33,8 @@ class RunRecordHook(Hook):
         stage: ``pretrain``, ``finetune`` or ``detection``.
         config_name: file stem of the config.
         backbone: ``dict(uri=..., digest=...)`` as asked for and as resolved, or None.
+        replace_run: remove the checkpoints of the run that the work directory held, which happens only when the new
+            run has passed every check and is about to take its first step.
 
     The record holds the resolved config and its digest, seed, versions, commit, data fingerprints, the
     metrics of every epoch and the wall time; a resumed run continues its own record.
@@ -33,7 +42,10 @@ class RunRecordHook(Hook):
 
     priority = "LOWEST"  # after the checkpoint hook, so that the best checkpoint is known
 
-    def __init__(self, stage: str, config_name: str, backbone: dict | None = None) -> None:
+    def __init__(
+        self, stage: str, config_name: str, backbone: dict | None = None, replace_run: bool = False
+    ) -> None:
+        self.replace_run = replace_run
         self.record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "stage": stage,
@@ -51,6 +63,9 @@ class RunRecordHook(Hook):
             return
         self._started = time.monotonic()
         work_dir = Path(runner.work_dir)
+        if self.replace_run:
+            for path in run_files(work_dir):
+                path.unlink()
         if runner.iter > 0 and (work_dir / FILE_NAME).is_file():
             earlier = read_run_record(work_dir)
             self.record["epochs"] = [e for e in earlier["epochs"] if e["epoch"] <= runner.epoch]
@@ -103,8 +118,12 @@ class RunRecordHook(Hook):
         self._write(runner)
 
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        if not is_main_process() or not self.record["epochs"]:
+        if not is_main_process():
             return
+        if (
+            not self.record["epochs"] or "val" in self.record["epochs"][-1]
+        ):  # a loop by iteration has no epochs
+            self.record["epochs"].append({"epoch": runner.epoch, "iter": runner.iter})
         self.record["epochs"][-1]["val"] = dict(metrics or {})
         self.record["best"] = self._best(runner)
         self._write(runner)
@@ -118,21 +137,24 @@ class RunRecordHook(Hook):
             self._write(runner)
 
     def _best(self, runner) -> dict | None:
-        checkpoint_cfg = runner.cfg.get("default_hooks", {}).get("checkpoint") or {}
-        metric = checkpoint_cfg.get("save_best")
+        hook = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
+        metrics = getattr(hook, "key_indicators", None) if hook and hook.save_best else None
+        if not metrics:
+            return None
+        metric, rule = metrics[0], hook.rules[0]  # the first of several is the one that is published
         evaluated = [e for e in self.record["epochs"] if (e.get("val") or {}).get(metric) is not None]
         if not evaluated:
             return None
-        sign = -1 if checkpoint_cfg.get("rule") == "less" else 1
-        # The first of equals, as mmengine's CheckpointHook keeps the earlier one.
+        sign = -1 if rule == "less" else 1
+        # The first of equals, as CheckpointHook keeps the earlier one.
         best = max(evaluated, key=lambda e: sign * e["val"][metric])
-        files = sorted(Path(runner.work_dir).glob(f"best_{metric.replace('/', '_')}_epoch_*.pth"))
+        name = f"best_{metric.replace('/', '_')}_epoch_{best['epoch']}.pth"
         return {
             "metric": metric,
             "value": best["val"][metric],
             "epoch": best["epoch"],
             "val": best["val"],
-            "checkpoint": files[-1].name if files else None,
+            "checkpoint": name if (Path(runner.work_dir) / name).is_file() else None,
         }
 
     def _write(self, runner) -> None:
@@ -151,7 +173,7 @@ def _model_record(model: Any, runner: Any) -> dict:
         "preprocessing": {
             **{k: preprocessor[k] for k in _PREPROCESSING_KEYS if k in preprocessor},
             "channel_order": getattr(model.data_preprocessor, "channel_order", None),
-            "interpolation": cfg.get("interpolation", "bilinear"),
+            "interpolation": _interpolation(cfg),
             "input_size": _input_size(runner) if spec else None,
         },
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -163,3 +185,11 @@ def _input_size(runner: Any) -> list[int] | None:
     if runner.val_loop is None:
         return None
     return list(runner.val_dataloader.dataset[0]["inputs"].shape[-2:])
+
+
+def _interpolation(cfg: Any) -> str:
+    """Of the first resize in the validation pipeline; torchvision's default is bilinear."""
+    for step in walk_dicts(cfg.get("val_dataloader")):
+        if "Resize" in str(step.get("type")):
+            return str(step.get("interpolation", "bilinear"))
+    return "bilinear"
