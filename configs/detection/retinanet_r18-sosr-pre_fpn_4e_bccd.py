@@ -50,11 +50,12 @@ test_dataloader = dict(
     )
 )
 model = dict(
-    backbone=dict(init_cfg=dict(checkpoint="sosr://resnet18-tin200-sosr")),
+    backbone=dict(norm_eval=True, init_cfg=dict(checkpoint="sosr://resnet18-tin200-sosr")),
     bbox_head=dict(num_classes=3),
     test_cfg=dict(nms_pre=1000, max_per_img=100),
 )
 max_epochs = 4
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),

@@ -46,7 +46,7 @@ val_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, pipeline=t
 test_dataloader = val_dataloader
 
 model = dict(
-    backbone=dict(depth=18),
+    backbone=dict(depth=18, norm_eval=False),  # small data: let the statistics follow the new scale
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
     test_cfg=dict(nms_pre=300),
@@ -54,11 +54,11 @@ model = dict(
 max_epochs = 3
 train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type="AdamW", lr=5e-4, weight_decay=1e-4),
+    optimizer=dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=1e-4),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
-    dict(type="MultiStepLR", begin=0, end=max_epochs, by_epoch=True, milestones=[2], gamma=0.1),
+    dict(type="CosineAnnealingLR", begin=0, end=max_epochs, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=True, base_batch_size=4)
