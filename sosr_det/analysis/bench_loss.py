@@ -16,7 +16,7 @@ from sosr_det.losses import SOSRLoss
 def literal_sosr_loss(logits: Tensor, target: Tensor, threshold: float = 0.99, weight: float = 0.5) -> Tensor:
     """Eq. (1) sample by sample, as one would write it down from the paper; the slow peer of the benchmark."""
     desired = logits.clone()
-    probabilities = logits.softmax(dim=1)
+    probabilities = logits.detach().softmax(dim=1)
     for row, label in enumerate(target.tolist()):
         if int(probabilities[row].argmax()) == label and float(probabilities[row, label]) > threshold:
             incorrect = torch.arange(logits.shape[1], device=logits.device) != label
