@@ -211,6 +211,7 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
         "DataContractHook",
         "BackboneContractHook",
         "DivergenceHook",
+        "LossEpochHook",
         "RankZeroBuffersHook",
         "ThroughputHook",
         "PlainCheckpointHook",

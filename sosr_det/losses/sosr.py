@@ -1,102 +1,70 @@
-"""Selective Output Smoothing Regularization (SOSR), the loss of the paper.
-
-Cheng, Xie, Wang, Liu, Deng, Liu: "Selective Output Smoothing Regularization: Regularize Neural
-Networks by Softening Output Distributions", section 2.2, Eq. (1)::
-
-    L = L_CE + beta * 1/(M K) * sum_m sum_k (O~_mk - O_mk)^2
-
-``O`` are the logits, ``O~`` is a copy in which the logits of the incorrect classes of every
-*over-confident* sample are replaced by their mean. A sample is over-confident when its largest
-softmax probability exceeds the threshold P and belongs to the ground-truth class.
-
-This module imports torch only, so that it can be copied into any training loop.
-"""
+"""Selective Output Smoothing Regularization as a training loss: a base criterion plus the penalty of Eq. (1)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sosr_det.losses.checks import (
+    check_finite,
+    check_shapes,
+    check_target_values,
+    check_threshold,
+    check_weight,
+    values_can_be_read,
+)
+from sosr_det.losses.criteria import CrossEntropy, Criterion
+from sosr_det.losses.penalty import (
+    NegativeLogLikelihoodWithPenalty,
+    attach_penalty,
+    full_precision,
+    measure,
+    widened,
+)
+from sosr_det.losses.schedules import Schedule
+from sosr_det.losses.targets import Target, expected_set, is_mixed, is_soft, soft_target
 
 
 class SOSRTerms(NamedTuple):
     """The parts of the SOSR loss, each a 0-dim tensor.
 
     Attributes:
-        loss_ce: cross-entropy, mean over the batch (0 for an empty batch).
-        loss_sosr: ``weight`` times the penalty; ``loss_ce + loss_sosr`` is the training loss.
+        loss_base: the base criterion, cross-entropy by default; mean over the batch (0 for an empty batch).
+        loss_sosr: ``weight`` times the penalty; ``loss_base + loss_sosr`` is the training loss.
         overconfident_fraction: share of over-confident samples in the batch, 0 (none) to 1 (all); no gradient.
     """
 
-    loss_ce: Tensor
+    loss_base: Tensor
     loss_sosr: Tensor
     overconfident_fraction: Tensor
 
 
-def sosr_penalty(
-    logits: Tensor, target: Tensor, threshold: float = 0.99, *, validate: bool | None = None
-) -> Tensor:
-    """The unweighted SOSR term of Eq. (1), a scalar >= 0 with a gradient on ``logits``.
-
-    Args:
-        logits: raw class scores, shape ``[M, K]``, any floating dtype, K >= 2. M = 0 gives 0.
-        target: ground-truth class indices, shape ``[M]``, integer, in ``[0, K)``.
-        threshold: P, inside (0, 1). Towards 1 no sample is smoothed, towards 0 every correctly
-            classified one is. The paper uses 0.99 throughout.
-        validate: whether to check the *values* of the tensors (finite logits, label range). The default
-            ``None`` checks them on CPU tensors only: on an accelerator the check would synchronise the device.
-
-    Returns:
-        ``sum((O~ - O)^2) / (M * K)``, 0-dim, float32 (float64 for float64 logits). Computed in at least
-        fp32 whatever autocast does. With K = 2 only one incorrect class is left, which is its own mean: exactly 0.
-
-    Raises:
-        ValueError: wrong shapes or dtypes, K < 2, threshold outside (0, 1), and, where values are
-            checked, NaN or infinite logits and labels out of range. The message names the value.
-
-    Source: section 2.2, Eq. (1). The result is divided by all M samples and all K classes,
-    selected or not, as the equation says.
-    """
-    _check_threshold(threshold)
-    _check_inputs(logits, target, validate)
-    with _full_precision(logits):
-        penalty, _ = _penalty_and_selection(_widen(logits), target, threshold)
-    return penalty
-
-
-def is_overconfident(
-    logits: Tensor, target: Tensor, threshold: float = 0.99, *, validate: bool | None = None
-) -> Tensor:
-    """Which samples the paper calls over-confident: bool ``[M]``, without gradient.
-
-    True where the most probable class is the target and its softmax probability is greater than ``threshold``.
-
-    Raises:
-        ValueError: as :func:`sosr_penalty`.
-    """
-    _check_threshold(threshold)
-    _check_inputs(logits, target, validate)
-    with torch.no_grad(), _full_precision(logits):
-        return _select(_widen(logits), target, threshold)
-
-
 class SOSRLoss(nn.Module):
-    """Cross-entropy plus ``weight`` times the SOSR penalty: Eq. (1) as a module.
+    """A base criterion plus ``weight`` times the SOSR penalty: Eq. (1) as a module.
 
     Args:
-        threshold: P, inside (0, 1); see :func:`sosr_penalty`. Default 0.99, as in the paper.
-        weight: beta >= 0. 0 leaves plain cross-entropy. Default 0.5, the paper's value for CIFAR-100 and
-            Tiny ImageNet combinations (Tables 5 and 6); it uses 1 on CUB-200-2011 (Table 7) and does not
-            state beta elsewhere.
-        validate: see :func:`sosr_penalty`.
+        threshold: P, inside (0, 1); see :func:`sosr_det.losses.sosr_penalty`. Default 0.99, as in the paper. A
+            schedule (a callable of the epoch, for example :class:`sosr_det.losses.LinearSchedule`) is taken too.
+        weight: beta >= 0. 0 leaves the base criterion. Default 0.5, the paper's value for CIFAR-100 and Tiny ImageNet
+            combinations (Tables 5 and 6); it uses 1 on CUB-200-2011 (Table 7) and does not state beta
+            elsewhere. A schedule is taken too.
+        base: the criterion that SOSR is added to, called as ``base(logits, target)``: one of this package
+            (:class:`CrossEntropy`, :class:`ConfidencePenalty`, :class:`OnlineLabelSmoothing`) or any module that
+            takes class indices and returns a scalar. Default None: plain cross-entropy. Over-confidence is judged on
+            the label set itself, whatever the base makes of the labels.
+        start_epoch: SOSR is off before this epoch (counted from 0). Default 0, as in the paper.
+        validate: see :func:`sosr_det.losses.sosr_penalty`.
 
-    Shapes: ``logits [M, K]``, ``target [M]`` (class indices); returns a 0-dim tensor.
+    Shapes: ``logits [M, K]``; ``target`` class indices ``[M]``, soft targets ``[M, K]`` or ``(y_a, y_b, lam)``, see
+    :class:`sosr_det.losses.MixedTarget`; returns a 0-dim tensor. A base from elsewhere gets mixed labels as soft targets.
+
+    With a schedule or a start epoch, call :meth:`set_epoch` at the start of every epoch (the engine does it).
 
     Raises:
-        ValueError: threshold outside (0, 1), negative or non-finite weight, and in ``forward`` the errors of
-            :func:`sosr_penalty`.
+        ValueError: threshold outside (0, 1), negative or non-finite weight, negative start epoch, and in ``forward``
+            the errors of :func:`sosr_det.losses.sosr_penalty`.
 
     Example::
 
@@ -104,98 +72,86 @@ class SOSRLoss(nn.Module):
         loss = criterion(model(images), labels)
     """
 
-    def __init__(self, threshold: float = 0.99, weight: float = 0.5, *, validate: bool | None = None) -> None:
+    def __init__(
+        self,
+        threshold: float | Schedule = 0.99,
+        weight: float | Schedule = 0.5,
+        *,
+        base: nn.Module | None = None,
+        start_epoch: int = 0,
+        validate: bool | None = None,
+    ) -> None:
         super().__init__()
-        _check_threshold(threshold)
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight (the paper's beta) must be a finite number >= 0, got {weight!r}")
-        self.threshold = float(threshold)
-        self.weight = float(weight)
+        if base is not None and not callable(base):
+            raise ValueError(f"base must be a criterion module, got {base!r}")
+        if start_epoch < 0:
+            raise ValueError(f"start_epoch counts from 0, got {start_epoch!r}")
+        self.base = CrossEntropy() if base is None else base
+        self.start_epoch = start_epoch
         self.validate = validate
+        self._threshold, self._weight = threshold, weight
+        self.set_epoch(0)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def set_epoch(self, epoch: float) -> None:
+        """Set ``threshold`` and ``weight`` to their values of this epoch, counted from 0.
+
+        Raises:
+            ValueError: a schedule leaves the range.
+        """
+        threshold = self._threshold(epoch) if callable(self._threshold) else self._threshold
+        weight = self._weight(epoch) if callable(self._weight) else self._weight
+        check_threshold(threshold)
+        check_weight(weight)
+        self.threshold = float(threshold)
+        self.weight = float(weight) if epoch >= self.start_epoch else 0.0
+
+    def forward(self, logits: Tensor, target: Target) -> Tensor:
         """The training loss, 0-dim."""
-        terms = self.terms(logits, target)
-        return terms.loss_ce + terms.loss_sosr
+        loss_base, penalty, _ = self._compute(logits, target)
+        return torch.add(loss_base, penalty, alpha=self.weight)
 
-    def terms(self, logits: Tensor, target: Tensor) -> SOSRTerms:
+    def terms(self, logits: Tensor, target: Target) -> SOSRTerms:
         """The loss in parts, for logging; see :class:`SOSRTerms`."""
-        _check_inputs(logits, target, self.validate)
-        with _full_precision(logits):
-            logits = _widen(logits)
-            if logits.shape[0] == 0:  # F.cross_entropy would give NaN for an empty batch
+        loss_base, penalty, selected = self._compute(logits, target)
+        fraction = selected.to(loss_base.dtype).mean() if selected.numel() else torch.zeros_like(loss_base)
+        return SOSRTerms(loss_base, self.weight * penalty, fraction)
+
+    def _compute(self, logits: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+        """Base loss, unweighted penalty (both 0-dim), and the selection, bool ``[M, 1]``."""
+        check_shapes(logits, target)
+        read_values = values_can_be_read(logits, self.validate)
+        if read_values:
+            check_target_values(target, logits.shape[1])
+        with full_precision(logits):
+            logits = widened(logits)
+            if logits.shape[0] == 0:  # means over nothing would be NaN
                 zero = logits.sum() * 0
-                return SOSRTerms(zero, zero, zero.detach())
-            loss_ce = F.cross_entropy(logits, target)
-            penalty, selected = _penalty_and_selection(logits, target, self.threshold)
-            return SOSRTerms(loss_ce, self.weight * penalty, selected.to(logits.dtype).mean())
+                return zero, zero, torch.zeros(0, 1, dtype=torch.bool, device=logits.device)
+            log_probabilities = logits.log_softmax(dim=1)
+            with torch.no_grad():
+                expected = expected_set(target, logits.shape[1])
+                parts = measure(log_probabilities, expected, self.threshold)
+            if read_values and not parts.is_finite():
+                check_finite(logits)
+            if self._base_is_plain_cross_entropy() and isinstance(expected.size, int):
+                loss_base, penalty = NegativeLogLikelihoodWithPenalty.apply(
+                    log_probabilities, expected.index, parts.squares, parts.deviation, parts.active
+                )
+            else:
+                loss_base = self._base_loss(logits, target)
+                penalty = attach_penalty(logits, expected, parts)
+        return loss_base, penalty, parts.selected
+
+    def _base_is_plain_cross_entropy(self) -> bool:
+        return type(self.base) is CrossEntropy and self.base.label_smoothing == 0
+
+    def _base_loss(self, logits: Tensor, target: Target) -> Tensor:
+        if isinstance(self.base, Criterion):
+            return self.base.compute(logits, target)  # checked above
+        if is_mixed(target) or is_soft(target):
+            target = soft_target(target, logits.shape[1], logits.dtype)
+        return self.base(logits, target)
 
     def extra_repr(self) -> str:
-        return f"threshold={self.threshold}, weight={self.weight}"
-
-
-def _penalty_and_selection(logits: Tensor, target: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Penalty (0-dim) and selection (bool [M]) for checked inputs in at least fp32."""
-    num_samples, num_classes = logits.shape
-    if num_samples == 0:
-        return logits.sum() * 0, torch.zeros(0, dtype=torch.bool, device=logits.device)
-    selected = _select(logits.detach(), target, threshold)
-    # Distances to the mean do not change under a common shift, but fp32 sums do: large equal
-    # offsets (logits of 1e4) would cost digits, so remove the largest logit first.
-    shifted = logits - logits.detach().amax(dim=1, keepdim=True)
-    column = target.unsqueeze(1)
-    incorrect_sum = shifted.scatter(1, column, 0.0).sum(dim=1, keepdim=True)
-    incorrect_mean = incorrect_sum / (num_classes - 1)
-    # The desired output keeps the expected logit, so its difference is exactly 0.
-    difference = (incorrect_mean - shifted).scatter(1, column, 0.0)
-    per_sample = difference.square().sum(dim=1)
-    penalty = per_sample.where(selected, 0.0).sum() / (num_samples * num_classes)
-    return penalty, selected
-
-
-def _select(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
-    top_probability, top_class = logits.softmax(dim=1).max(dim=1)
-    return (top_class == target) & (top_probability > threshold)
-
-
-def _widen(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _full_precision(logits: Tensor) -> torch.autocast:
-    # float64 logits must stay float64, half precision must be widened: neither survives autocast.
-    return torch.autocast(device_type=logits.device.type, enabled=False)
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold (the paper's P) must lie inside (0, 1), got {threshold!r}")
-
-
-def _check_inputs(logits: Tensor, target: Tensor, validate: bool | None) -> None:
-    """Shapes and dtypes always; values on CPU tensors, or when ``validate`` is true."""
-    if logits.dim() != 2:
-        raise ValueError(f"logits must have shape [M, K], got {list(logits.shape)}")
-    num_samples, num_classes = logits.shape
-    if num_classes < 2:
-        raise ValueError(f"logits need K >= 2 classes, got shape {list(logits.shape)}")
-    if not logits.is_floating_point():
-        raise ValueError(f"logits must be floating point, got {logits.dtype}")
-    if target.dim() != 1 or target.shape[0] != num_samples:
-        raise ValueError(f"target must have shape [{num_samples}] for these logits, got {list(target.shape)}")
-    if target.dtype != torch.int64:
-        raise ValueError(f"target must hold class indices as torch.int64 (call .long()), got {target.dtype}")
-    if torch.compiler.is_compiling():  # reading values would break the graph
-        return
-    check_values = logits.device.type == "cpu" if validate is None else validate
-    if not check_values or num_samples == 0:
-        return
-    if not torch.isfinite(logits.detach().sum()) and not torch.isfinite(logits.detach()).all():
-        row, column = torch.nonzero(~torch.isfinite(logits.detach()))[0].tolist()
-        raise ValueError(
-            f"logits must be finite, got {logits[row, column].item()} at sample {row}, class {column}"
-        )
-    low, high = (int(value) for value in torch.aminmax(target))
-    if low < 0 or high >= num_classes:
-        bad = low if low < 0 else high
-        raise ValueError(f"target labels must lie in [0, {num_classes}) for these logits, got {bad}")
+        extra = f", start_epoch={self.start_epoch}" if self.start_epoch else ""
+        return f"threshold={self._threshold}, weight={self._weight}{extra}"

@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from mmengine.model import BaseDataPreprocessor, BaseModel, initialize
+from mmengine.model import BaseModel, initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from sosr_det.losses import SOSRLoss, is_overconfident
+from sosr_det.losses import is_overconfident
 from sosr_det.models.backbones import build_backbone
-
-
-@MODELS.register_module()
-class ClassificationPreprocessor(BaseDataPreprocessor):
-    """Moves a uint8 RGB batch to the device and normalises it there.
-
-    Args:
-        mean: per-channel mean, RGB order, on the 0-255 scale.
-        std: per-channel standard deviation, RGB order, on the 0-255 scale, each > 0.
-
-    The channel order is always RGB: the loaders of this project decode to RGB, and MMDetection's
-    ``DetDataPreprocessor(bgr_to_rgb=True)`` with the same numbers is the same normalisation.
-    """
-
-    channel_order = "rgb"
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std need three values each and std > 0, got mean={mean}, std={std}")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), False)
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """``inputs`` uint8 ``[M, 3, H, W]`` becomes normalised float32; ``labels`` are moved along."""
-        data = self.cast_data(data)
-        inputs = (data["inputs"].float() - self.mean) / self.std
-        return {"inputs": inputs, "labels": data["labels"]}
+from sosr_det.models.criteria import build_criterion
 
 
 @MODELS.register_module()
@@ -52,10 +20,12 @@ class BackboneClassifier(BaseModel):
             :func:`sosr_det.models.build_backbone`, ``init_cfg`` as in any MMEngine module, for example
             ``dict(type='Pretrained', checkpoint='sosr://resnet50-in1k-sosr')``.
         num_classes: K >= 2; must equal the number of classes of the data.
-        loss: config of the training loss. A loss with a ``terms(logits, target)`` method
-            (:class:`sosr_det.losses.SOSRLoss`) is logged in parts.
-        threshold_for_logging: P at which ``overconfident_fraction`` is logged when the loss is
-            plain cross-entropy, so that CE and SOSR runs have the same curves.
+        loss: config of the training loss, see :func:`sosr_det.models.criteria.build_criterion`. A loss with a
+            ``terms(logits, target)`` method (:class:`sosr_det.losses.SOSRLoss`) is logged in parts.
+        threshold_for_logging: P at which ``overconfident_fraction`` is logged when the loss is not SOSR, so that all
+            runs have the same curves.
+        feature_dim: width of a linear layer ``reduce`` between backbone and head, at least 1; 2 makes the features that
+            Figure 3 of the paper shows. Default None: no such layer.
 
     ``forward`` modes: ``tensor`` gives logits ``[M, K]``; ``loss`` a dict of terms, of which those with
     "loss" in their name are summed; ``predict`` one ``dict(scores=[K] probabilities, label=int)`` per image.
@@ -67,6 +37,7 @@ class BackboneClassifier(BaseModel):
         num_classes: int,
         loss: dict,
         threshold_for_logging: float = 0.99,
+        feature_dim: int | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -75,12 +46,17 @@ class BackboneClassifier(BaseModel):
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         self.backbone, self.backbone_spec = build_backbone(backbone["arch"])
         self.backbone_init_cfg = backbone.get("init_cfg")
-        self.head = nn.Linear(self.backbone_spec.num_features, num_classes)
+        if feature_dim is not None and feature_dim < 1:
+            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
+        num_features = self.backbone_spec.num_features
+        self.reduce = None if feature_dim is None else nn.Linear(num_features, feature_dim)
+        self.head = nn.Linear(feature_dim or num_features, num_classes)
         self.num_classes = num_classes
-        self.loss_module = MODELS.build(loss)
-        if hasattr(self.loss_module, "validate"):
-            # The engine's DivergenceHook and DataContractHook watch values, with better messages.
-            self.loss_module.validate = False
+        self.loss_module = build_criterion(loss, num_classes)
+        for module in self.loss_module.modules():
+            if hasattr(module, "validate"):
+                # The engine's DivergenceHook and DataContractHook watch values, with better messages.
+                module.validate = False
         self.threshold_for_logging = threshold_for_logging
 
     def init_weights(self) -> None:
@@ -91,7 +67,7 @@ class BackboneClassifier(BaseModel):
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, mode: str = "tensor"):
         """See the class docstring."""
-        logits = self.head(self.backbone(inputs))
+        logits = self.head(self.features(inputs))
         if mode == "tensor":
             return logits
         if mode == "loss":
@@ -101,23 +77,21 @@ class BackboneClassifier(BaseModel):
             return [{"scores": s, "label": int(y)} for s, y in zip(scores, labels.tolist(), strict=True)]
         raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', got {mode!r}")
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the head sees: pooled backbone features ``[M, F]``, reduced to ``feature_dim`` where that is set."""
+        pooled = self.backbone(inputs)
+        return pooled if self.reduce is None else self.reduce(pooled)
+
     def _loss_terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if hasattr(self.loss_module, "terms"):
-            return dict(self.loss_module.terms(logits, labels)._asdict())
+            terms = self.loss_module.terms(logits, labels)
+            return {
+                getattr(self.loss_module.base, "log_name", "loss_base"): terms.loss_base,
+                "loss_sosr": terms.loss_sosr,
+                "overconfident_fraction": terms.overconfident_fraction,
+            }
         selected = is_overconfident(logits, labels, self.threshold_for_logging, validate=False)
         return {
-            "loss_ce": self.loss_module(logits, labels),
+            getattr(self.loss_module, "log_name", "loss"): self.loss_module(logits, labels),
             "overconfident_fraction": selected.float().mean(),
         }
-
-
-@MODELS.register_module()
-class CrossEntropyLoss(nn.Module):
-    """Plain mean cross-entropy: ``logits [M, K]``, ``target [M]`` class indices -> 0-dim."""
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean over the batch, in fp32."""
-        return F.cross_entropy(logits.float(), target)
-
-
-MODELS.register_module(module=SOSRLoss)

@@ -189,7 +189,7 @@ def test_loss_is_cross_entropy_plus_weighted_penalty():
     penalty = sosr_penalty(logits, target, 0.9)
     for weight in (0.0, 0.5, 1.0, 3.0):
         terms = SOSRLoss(0.9, weight).terms(logits, target)
-        torch.testing.assert_close(terms.loss_ce, cross_entropy)
+        torch.testing.assert_close(terms.loss_base, cross_entropy)
         torch.testing.assert_close(terms.loss_sosr, weight * penalty)
         torch.testing.assert_close(SOSRLoss(0.9, weight)(logits, target), cross_entropy + weight * penalty)
     assert terms.overconfident_fraction.item() == is_overconfident(logits, target, 0.9).double().mean()
