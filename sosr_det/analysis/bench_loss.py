@@ -1,15 +1,14 @@
-"""How much the SOSR loss costs beside plain cross-entropy, measured interleaved."""
+"""How much the SOSR loss costs beside plain cross-entropy: alone, and in a training step."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sosr_det.analysis.interleaved import summarise, time_interleaved
 from sosr_det.losses import SOSRLoss
 
 
@@ -29,51 +28,73 @@ def bench_loss(
 ) -> dict[str, dict[str, float]]:
     """Forward and backward of each loss on one batch of which half the samples are over-confident.
 
-    The losses take turns (A B C A B C …), so that a change of the machine's speed meets all of them.
-
     Args:
         num_samples, num_classes: M and K.
         repeats: rounds, at least 1; medians are reported.
         device: where to run.
 
     Returns:
-        name -> ``median_ms`` and ``ratio_to_ce`` (median of the rounds' ratios).
+        name -> ``median_ms`` and ``ratio`` to cross-entropy, see :func:`sosr_det.analysis.interleaved.summarise`.
 
     Raises:
         ValueError: fewer than one round.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(num_samples, num_classes, generator=generator)
     target = torch.randint(num_classes, (num_samples,), generator=generator)
     logits[torch.arange(0, num_samples, 2), target[::2]] += 30
     logits, target = logits.to(device).requires_grad_(), target.to(device)
-    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "cross-entropy": F.cross_entropy,
-        "SOSRLoss": SOSRLoss(),
-        "literal per-sample SOSR": literal_sosr_loss,
-    }
-    times: dict[str, list[float]] = {name: [] for name in losses}
-    for round_number in range(repeats + 2):  # two rounds of warm-up
-        for name, loss in losses.items():
+
+    def step_with(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+        def step() -> None:
             logits.grad = None
-            _synchronize(device)
-            begin = time.perf_counter()
             loss(logits, target).backward()
-            _synchronize(device)
-            if round_number >= 2:
-                times[name].append(time.perf_counter() - begin)
-    base = times["cross-entropy"]
-    return {
-        name: {
-            "median_ms": 1000 * statistics.median(taken),
-            "ratio_to_ce": statistics.median(a / b for a, b in zip(taken, base, strict=True)),
-        }
-        for name, taken in times.items()
+
+        return step
+
+    peers = {
+        "cross-entropy": step_with(F.cross_entropy),
+        "SOSRLoss": step_with(SOSRLoss()),
+        "literal per-sample SOSR": step_with(literal_sosr_loss),
     }
+    return summarise(time_interleaved(peers, repeats, device=device))
 
 
-def _synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def bench_step(
+    arch: str = "resnet50",
+    batch_size: int = 8,
+    image_size: int = 224,
+    num_classes: int = 1000,
+    repeats: int = 10,
+    device: str = "cpu",
+) -> dict[str, dict[str, float]]:
+    """A whole training step (forward, loss, backward, SGD) with cross-entropy and with SOSR on one network and batch.
+
+    Args:
+        arch: see :func:`sosr_det.models.build_backbone`.
+        batch_size, image_size, num_classes: M, pixels, K.
+        repeats: rounds, at least 1; medians are reported.
+        device: where to run.
+
+    Returns:
+        As :func:`bench_loss`.
+    """
+    from sosr_det.models import build_backbone
+
+    torch.manual_seed(0)
+    backbone, spec = build_backbone(arch)
+    network = torch.nn.Sequential(backbone, torch.nn.Linear(spec.num_features, num_classes)).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    target = torch.randint(num_classes, (batch_size,), device=device)
+
+    def step_with(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+        def step() -> None:
+            optimizer.zero_grad()
+            loss(network(images), target).backward()
+            optimizer.step()
+
+        return step
+
+    peers = {"cross-entropy": step_with(F.cross_entropy), "SOSRLoss": step_with(SOSRLoss())}
+    return summarise(time_interleaved(peers, repeats, device=device))

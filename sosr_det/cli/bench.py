@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(help="Measure speed beside a peer, interleaved.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps `bench` a group while it has a single command."""
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
 def loss(
     samples: Annotated[int, typer.Option(min=1, help="Batch size M.")] = 256,
     classes: Annotated[int, typer.Option(min=2, help="Classes K.")] = 1000,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")] = 30,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    repeats: Repeats = 30,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """SOSRLoss against cross-entropy and a literal per-sample version, forward and backward."""
-    import json
-
     from sosr_det.analysis.bench_loss import bench_loss
 
     rows = bench_loss(samples, classes, repeats, device)
+    title = f"[{samples}, {classes}] logits, half over-confident, forward + backward"
+    _show(rows, f"{title}, {repeats} rounds on {device}", as_json)
+
+
+@app.command()
+def step(
+    arch: Annotated[str, typer.Option(help="Backbone, see sosr_det.models.available_backbones.")] = "resnet50",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels per side.")] = 224,
+    classes: Annotated[int, typer.Option(min=2, help="Classes K.")] = 1000,
+    repeats: Repeats = 10,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """A whole training step with SOSR against the same step with cross-entropy."""
+    from sosr_det.analysis.bench_loss import bench_step
+
+    rows = bench_step(arch, batch_size, image_size, classes, repeats, device)
+    title = f"{arch}, {batch_size} images of {image_size} px, forward + loss + backward + SGD"
+    _show(rows, f"{title}, {repeats} rounds on {device}", as_json)
+
+
+@app.command()
+def augment(
+    images: Annotated[int, typer.Option(min=64, help="Images per round.")] = 2048,
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels per side.")] = 32,
+    repeats: Repeats = 7,
+    as_json: AsJson = False,
+) -> None:
+    """In-memory batch augmentation against torchvision's per-sample PIL pipeline, on one core."""
+    from sosr_det.analysis.bench_augment import bench_augment
+
+    rows = bench_augment(num_images=images, image_size=image_size, repeats=repeats)
+    _show(rows, f"{images} images of {image_size} px, one thread, {repeats} rounds", as_json)
+
+
+def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    typer.echo(
-        f"[{samples}, {classes}] logits, half over-confident, forward + backward, {repeats} rounds on {device}"
-    )
+    base = next(iter(rows))
+    typer.echo(title)
     for name, row in rows.items():
-        typer.echo(f"  {name:<26}{row['median_ms']:>9.2f} ms {row['ratio_to_ce']:>8.2f} x cross-entropy")
+        line = f"  {name:<44}{row['median_ms']:>10.2f} ms {row['ratio']:>8.3f} x {base}"
+        typer.echo(line + (f" {row['img_per_s']:>10.0f} img/s" if "img_per_s" in row else ""))

@@ -48,6 +48,7 @@ class TrainOptions:
     resume: bool = False
     overwrite: bool = False
     amp: bool = False
+    dynamics: bool = False
     publish: bool = True
     publish_as: str | None = None
     registry: Path | None = None
@@ -218,6 +219,10 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
     ):
         if hook not in present:
             hooks.append({"type": hook})
+    if options.dynamics and "TrainingDynamicsHook" not in present:
+        if cfg.get("stage", "detection") == "detection":
+            raise ConfigError("--dynamics records how a classifier learns; a detection run has no such figures.")
+        hooks.append({"type": "TrainingDynamicsHook"})
     hooks.append(
         {
             "type": "RunRecordHook",

@@ -1,7 +1,8 @@
 """The three kinds of classification target, and the set of classes that each expects.
 
 * class indices, int64 ``[M]``: one expected class per sample;
-* soft targets, floating ``[M, K]`` (as ``torch.nn.functional.cross_entropy`` takes them): the classes that a mix put there;
+* soft targets, floating ``[M, K]`` (as ``torch.nn.functional.cross_entropy`` takes them): the classes that a mix put
+  there;
 * :class:`MixedTarget`, the two labels of CutMix or MixUp with their share: both labels.
 
 Source: section 3.2 of the paper for two labels ("we remained both the logits of two labels unchanged").

@@ -26,8 +26,8 @@ def build_criterion(config: dict, num_classes: int) -> nn.Module:
     """Build a training loss from its config.
 
     Args:
-        config: ``dict(type='SOSRLoss', threshold=0.99, weight=0.5, base=dict(type='ConfidencePenalty'))`` or any loss of
-            mmengine's registry. ``threshold`` and ``weight`` may be schedules,
+        config: ``dict(type='SOSRLoss', threshold=0.99, weight=0.5, base=dict(type='ConfidencePenalty'))`` or any loss
+            of mmengine's registry. ``threshold`` and ``weight`` may be schedules,
             ``dict(type='LinearSchedule', start=0.0, end=0.5, begin_epoch=0, end_epoch=10)``.
         num_classes: K, given to a criterion that needs it and is not told.
 

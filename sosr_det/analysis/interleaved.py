@@ -1,0 +1,58 @@
+"""Timing of peers in turns (A B A B …), so that a change of the machine's speed meets all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def time_interleaved(
+    peers: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds that each peer took in each round.
+
+    Args:
+        peers: name -> work without arguments. The first is the base of :func:`summarise`.
+        rounds: at least 1.
+        warm_up: rounds before them that are not counted.
+        device: where the work runs; ``cuda…`` is waited for.
+
+    The order is turned round by one each time: a peer is not always the one that runs after the slowest.
+
+    Raises:
+        ValueError: fewer than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"repeats must be at least 1, got {rounds}")
+    names = list(peers)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + warm_up):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            _synchronize(device)
+            begin = time.perf_counter()
+            peers[name]()
+            _synchronize(device)
+            if number >= warm_up:
+                times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def summarise(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """name -> ``median_ms`` and ``ratio``: the median over the rounds of this peer's time over the first peer's."""
+    base = next(iter(times.values()))
+    return {
+        name: {
+            "median_ms": 1000 * statistics.median(taken),
+            "ratio": statistics.median(a / b for a, b in zip(taken, base, strict=True)),
+        }
+        for name, taken in times.items()
+    }
+
+
+def _synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
