@@ -37,6 +37,13 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the run that the work directory holds.")
     ] = False,
     amp: Annotated[bool, typer.Option("--amp", help="Automatic mixed precision.")] = False,
+    dynamics: Annotated[
+        bool,
+        typer.Option(
+            "--dynamics",
+            help="Record after every epoch what the paper's figures show (one more forward pass over the data).",
+        ),
+    ] = False,
     no_publish: Annotated[
         bool, typer.Option("--no-publish", help="Do not publish the best epoch to the registry.")
     ] = False,
@@ -73,6 +80,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             amp=amp,
+            dynamics=dynamics,
             publish=not no_publish,
             publish_as=publish_as,
             registry=registry,
@@ -83,11 +91,63 @@ def train(
 
 
 def configs(
-    pattern: Annotated[str, typer.Argument(help="Show only names that contain this text.")] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATTERN | show NAME | write NAME]",
+            help="List the names that contain PATTERN; print one config; or save it as a file of your own.",
+            show_default=False,
+        ),
+    ] = None,
+    table: Annotated[
+        int | None,
+        typer.Option(help="List one table of the paper (1-7): its rows, its numbers and their configs."),
+    ] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="List all tables of the paper.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="With write: the file to save to, or the folder to save it in.")
+    ] = None,
 ) -> None:
-    """List the shipped configs."""
-    from sosr_det.engine.configs import config_names
+    """List the shipped configs, one for every row of the paper's Tables 1-7 among them; print or copy one."""
+    from sosr_det.engine.configs import config_names, config_text, write_config_copy
+    from sosr_det.engine.paper import TABLES, table_text
 
-    for name in config_names():
-        if pattern in name:
-            typer.echo(name)
+    action, names = _configs_action(words or [])
+    if out is not None and action != "write":
+        raise typer.BadParameter("--out goes with `sosr-det configs write NAME`.")
+    if (table is not None or tables) and action != "list":
+        raise typer.BadParameter(f"--table and --tables list; they do not go with {action}.")
+    if table is not None and table not in TABLES:
+        raise typer.BadParameter(
+            f"--table {table}: the paper's classification tables are 1 to {max(TABLES)}."
+        )
+    if action == "show":
+        typer.echo(config_text(names[0])[0], nl=False)
+    elif action == "write":
+        if out is None:
+            raise typer.BadParameter("`sosr-det configs write NAME` needs --out FILE.")
+        typer.echo(f"wrote {write_config_copy(names[0], out)}")
+    elif table is not None or tables:
+        numbers = TABLES if tables else [table]
+        shown = [text for number in numbers if (text := table_text(number, names[0]))]
+        if shown:
+            typer.echo("\n\n".join(shown))
+    else:
+        for name in config_names():
+            if names[0] in name:
+                typer.echo(name)
+
+
+def _configs_action(words: list[str]) -> tuple[str, list[str]]:
+    """``show``, ``write`` or ``list``, and the name or pattern that it goes with."""
+    action = words[0] if words and words[0] in ("show", "write") else "list"
+    rest = words if action == "list" else words[1:]
+    if action != "list" and len(rest) != 1:
+        raise typer.BadParameter(
+            f"`sosr-det configs {action}` takes one NAME; `sosr-det configs` lists them."
+        )
+    if len(rest) > 1:
+        raise typer.BadParameter(
+            f"one PATTERN at most, or `show NAME` or `write NAME --out FILE`; got {' '.join(rest)}"
+        )
+    return action, rest or [""]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.config_copies import rebased, temporary_copy
+from sosr_det.engine.paper import paper_config_names, paper_config_text
 from sosr_det.errors import ConfigError
 
 # Top-level keys that mmengine's Runner reads. Other names are plain variables of a config, which
@@ -30,8 +32,11 @@ def config_roots() -> list[Path]:
 
 
 def config_names() -> list[str]:
-    """Names of all shipped configs, such as ``pretrain/resnet50_sosr_8xb32-90e_in1k``."""
-    names = set()
+    """Names of all shipped configs, such as ``pretrain/resnet50_sosr_8xb32-90e_in1k``.
+
+    Those of the paper's experiments that have no file are generated: see :mod:`sosr_det.engine.paper`.
+    """
+    names = set(paper_config_names())
     for root in config_roots():
         for path in root.rglob("*.py"):
             relative = path.relative_to(root)
@@ -43,27 +48,86 @@ def config_names() -> list[str]:
 def find_config(name: str) -> Path:
     """Resolve a config given as a file, as a shipped name (with or without ``.py``) or as ``mmdet::…``.
 
+    A generated config becomes a file that lives as long as this process.
+
     Raises:
         ConfigError: nothing has that name; the message lists near names.
     """
+    path = _find_file(name)
+    if path is not None:
+        return path
+    text, folder = config_text(name)
+    return temporary_copy(_wanted(name), rebased(text, folder))
+
+
+def config_text(name: str) -> tuple[str, Path]:
+    """Source of a config, and the folder that its relative ``_base_`` start from.
+
+    Raises:
+        ConfigError: as :func:`find_config`.
+    """
+    path = _find_file(name)
+    if path is not None:
+        return path.read_text(), path.parent
+    wanted = _wanted(name)
+    if wanted not in paper_config_names():
+        raise ConfigError(_unknown(name))
+    root = next((root for root in config_roots() if (root / "_base_").is_dir()), None)
+    if root is None:
+        raise ConfigError(
+            f"config {wanted} is generated from base configs that this installation lacks; install sosr-det again."
+        )
+    return paper_config_text(wanted), (root / wanted).parent
+
+
+def write_config_copy(name: str, out: Path) -> Path:
+    """Save a config as a file of one's own; its bases stay those of this installation.
+
+    Inside the folder of the shipped configs they are named relative to the copy, elsewhere by absolute path.
+
+    Raises:
+        ConfigError: unknown name, a file that exists already, a folder that does not.
+    """
+    text, folder = config_text(name)
+    out = Path(out)
+    if out.is_dir():
+        out = out / f"{_wanted(name).rpartition('/')[2]}.py"
+    if out.suffix != ".py":
+        raise ConfigError(f"--out {out}: a config is a Python file; give a name ending in .py, or a folder.")
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another --out or remove it first.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}.")
+    place = out.parent.resolve()
+    among_ours = any(place.is_relative_to(root.resolve()) for root in config_roots())
+    out.write_text(rebased(text, folder, place if among_ours else None))
+    return out
+
+
+def _wanted(name: str) -> str:
+    return name.removeprefix("configs/").removesuffix(".py")
+
+
+def _find_file(name: str) -> Path | None:
+    """The file that a name stands for, or None where it can only be a generated config."""
     path = Path(name)
     if path.is_file():
         return path
     if "::" in name:
         return _find_package_config(name)
-    wanted = name.removeprefix("configs/").removesuffix(".py")
-    for root in config_roots():
-        candidate = root / f"{wanted}.py"
-        if candidate.is_file():
-            return candidate
+    candidates = (root / f"{_wanted(name)}.py" for root in config_roots())
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _unknown(name: str) -> str:
     names = config_names()
-    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(_wanted(name), names, n=3, cutoff=0.4)
     hint = (
         f"Near names: {', '.join(near)}."
         if near
         else f"There are {len(names)} shipped configs: `sosr-det configs`."
     )
-    raise ConfigError(f"no config file and no shipped config is called {name!r}. {hint}")
+    return f"no config file and no shipped config is called {name!r}. {hint}"
 
 
 def _find_package_config(name: str) -> Path:

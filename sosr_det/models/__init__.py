@@ -1,7 +1,10 @@
 """Classifiers as mmengine models, and the factory that builds their backbones."""
 
-from sosr_det.models.backbones import BackboneSpec, available_backbones, build_backbone
-from sosr_det.models.classifier import BackboneClassifier, ClassificationPreprocessor
+from sosr_det.models.backbone_spec import BackboneSpec
+from sosr_det.models.backbones import available_backbones, build_backbone
+from sosr_det.models.classifier import BackboneClassifier
+from sosr_det.models.criteria import build_criterion
+from sosr_det.models.preprocessor import ClassificationPreprocessor
 
 __all__ = [
     "BackboneClassifier",
@@ -9,4 +12,5 @@ __all__ = [
     "ClassificationPreprocessor",
     "available_backbones",
     "build_backbone",
+    "build_criterion",
 ]

@@ -3,81 +3,58 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
 
-import torchvision
 from torch import nn
 
 from sosr_det.errors import ConfigError
+from sosr_det.models import cifar_networks, imagenet_resnets, small_images, timm_networks
+from sosr_det.models.backbone_spec import BackboneSpec
 
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What a consumer must know about a backbone besides its tensors.
-
-    Attributes:
-        name: architecture name in ``source``, for example ``resnet50``.
-        source: library whose parameter names the tensors carry (``torchvision``).
-        style: where a bottleneck strides: ``pytorch`` (3x3 convolution) or ``caffe`` (first 1x1).
-            Both have the same parameter names and shapes, so only this field tells them apart.
-        stem: the layers before the first stage.
-        depth: number of weighted layers, MMDetection's ``depth`` of its ResNet.
-        stage_channels: output channels of the four stages, at strides 4, 8, 16 and 32.
-        num_features: width of the pooled feature vector.
-    """
-
-    name: str
-    source: str
-    style: str
-    stem: str
-    depth: int
-    stage_channels: tuple[int, ...]
-    num_features: int
-
-    def to_dict(self) -> dict:
-        """Plain JSON types, for run records and manifests."""
-        return {**asdict(self), "stage_channels": list(self.stage_channels)}
-
-
-_BASIC = (64, 128, 256, 512)
-_BOTTLENECK = (256, 512, 1024, 2048)
-_RESNETS = {
-    f"resnet{depth}": BackboneSpec(
-        f"resnet{depth}",
-        "torchvision",
-        "pytorch",
-        "7x7/2 conv, 3x3/2 max pool",
-        depth,
-        channels,
-        channels[-1],
-    )
-    for depth, channels in (
-        (18, _BASIC),
-        (34, _BASIC),
-        (50, _BOTTLENECK),
-        (101, _BOTTLENECK),
-        (152, _BOTTLENECK),
-    )
+_ROOMS = {
+    name: (room, spec)
+    for room in (imagenet_resnets, cifar_networks, small_images)
+    for name, spec in room.SPECS.items()
 }
 
 
 def available_backbones() -> list[str]:
-    """Names that :func:`build_backbone` knows, sorted by depth."""
-    return sorted(_RESNETS, key=lambda name: _RESNETS[name].depth)
+    """Names that :func:`build_backbone` knows, besides ``timm/NAME`` for every timm model. Imports no library."""
+    return list(_ROOMS)
 
 
 def build_backbone(name: str) -> tuple[nn.Module, BackboneSpec]:
-    """Build a randomly initialised backbone without its classifier.
+    """Build a randomly initialised backbone without its classifier; no weights are ever downloaded.
 
-    The module maps images ``[M, 3, H, W]`` to pooled features ``[M, num_features]``, and its state dict has
-    exactly the parameter names of MMDetection's ResNet, so that the tensors transfer one to one.
+    The module maps images ``[M, 3, H, W]`` to pooled features ``[M, num_features]``. Its state dict has the source
+    library's parameter names, so that tensors transfer one to one; those of ``resnet18`` to ``resnet152`` are also
+    MMDetection's. The weights are those that the source library draws (``spec.initialisation``).
+
+    - ``resnet18``, ``34``, ``50``, ``101``, ``152``: torchvision, for 224 px.
+    - ``resnet20``, ``56``, ``110``, ``seresnet110``, ``densenet100_k12_bc``, ``wrn28_10``, ``pyramidnet110_a48``,
+      ``pyramidnet110_a84``: the published CIFAR networks (pytorchcv), for 32 px; 64 px works as well.
+    - ``vgg19_bn_32px``, ``mobilenet_32px``, ``mobilenetv2_32px``, ``regnetx_200mf_32px``: published ImageNet networks
+      with fewer strides; ``spec.stem`` says which.
+    - ``timm/NAME``: any timm model.
 
     Raises:
         ConfigError: unknown name; the message lists near ones.
     """
-    if name not in _RESNETS:
-        near = difflib.get_close_matches(str(name), _RESNETS, n=3) or available_backbones()
-        raise ConfigError(f"unknown backbone {name!r}; did you mean one of: {', '.join(near)}?")
-    network = torchvision.models.get_model(name, weights=None)
-    network.fc = nn.Identity()
-    return network, _RESNETS[name]
+    if isinstance(name, str) and name.startswith(timm_networks.PREFIX):
+        network, spec = timm_networks.build(name)
+    elif isinstance(name, str) and name in _ROOMS:
+        room, spec = _ROOMS[name]
+        network = room.build(spec)
+    else:
+        raise _unknown(str(name))
+    # mmengine calls `init_weights` of the modules in a model, which timm's models have too: they would be drawn twice,
+    # and the second time not as their constructor was told.
+    network.is_init = True
+    return network, spec
+
+
+def _unknown(name: str) -> ConfigError:
+    near = difflib.get_close_matches(name, _ROOMS, n=3)
+    near = timm_networks.near_names(name) + near or available_backbones()
+    return ConfigError(
+        f"unknown backbone {name!r}; did you mean one of: {', '.join(near)}? Every timm model works as timm/NAME."
+    )

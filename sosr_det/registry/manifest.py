@@ -76,10 +76,11 @@ _LIBRARIES = (
 class Arch:
     """Which network the tensors belong to.
 
-    ``name`` as its library calls it ("resnet50"); ``library`` whose implementation it is ("torchvision");
-    ``style`` where a bottleneck has its stride: "pytorch" (the 3x3 conv2), "caffe" (the 1x1 conv1), or
-    None for a network without such a choice; ``stem`` in words ("7x7/2+maxpool"); ``feature_channels``
-    of the stages that a detector reads, shallow to deep ([256, 512, 1024, 2048]).
+    ``name`` as :func:`sosr_det.models.build_backbone` takes it ("resnet50", "timm/convnext_tiny"); ``library``
+    whose implementation and parameter names it has ("torchvision"); ``style`` where a bottleneck has its
+    stride: "pytorch" (the 3x3 conv2), "caffe" (the 1x1 conv1), or None where there is no such choice or it is
+    not stated; ``stem`` in words ("7x7/2+maxpool"); ``feature_channels`` of the stages that a detector reads,
+    shallow to deep ([256, 512, 1024, 2048]), empty where they are not known.
     """
 
     name: str

@@ -3,17 +3,21 @@
 from sosr_det.engine.hooks.backbone_contract import BackboneContractHook
 from sosr_det.engine.hooks.data_contract import DataContractHook
 from sosr_det.engine.hooks.divergence import DivergenceHook
+from sosr_det.engine.hooks.loss_epoch import LossEpochHook
 from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from sosr_det.engine.hooks.rank_zero_buffers import RankZeroBuffersHook
 from sosr_det.engine.hooks.record import RunRecordHook
 from sosr_det.engine.hooks.throughput import ThroughputHook
+from sosr_det.engine.hooks.training_dynamics import TrainingDynamicsHook
 
 __all__ = [
     "BackboneContractHook",
     "DataContractHook",
     "DivergenceHook",
+    "LossEpochHook",
     "PlainCheckpointHook",
     "RankZeroBuffersHook",
     "RunRecordHook",
     "ThroughputHook",
+    "TrainingDynamicsHook",
 ]
