@@ -16,6 +16,7 @@ PACKAGE = ROOT / "sosr_det"
 # room -> rooms of sosr_det that it must not import
 FORBIDDEN = {
     "losses": {"models", "data", "engine", "registry", "evaluation", "analysis", "compat", "cli", "register"},
+    "integrations": {"models", "data", "engine", "registry", "evaluation", "analysis", "cli", "register"},
     "models": {"engine", "registry", "evaluation", "analysis", "cli", "register"},
     "data": {"models", "engine", "registry", "evaluation", "analysis", "cli", "register"},
     "evaluation": {"models", "engine", "registry", "analysis", "cli", "register"},
@@ -41,6 +42,12 @@ def test_dependencies_point_one_way(room):
     for path in (PACKAGE / room).rglob("*.py"):
         rooms = {name.split(".")[1] for name in imported_modules(path) if name.startswith("sosr_det.")}
         assert not rooms & FORBIDDEN[room], f"{path.relative_to(ROOT)} imports {rooms & FORBIDDEN[room]}"
+
+
+def test_nothing_of_ours_needs_an_integration():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "integrations":
+            assert not any(name.startswith("sosr_det.integrations") for name in imported_modules(path)), path
 
 
 def test_package_imports_neither_tools_nor_configs():

@@ -185,6 +185,11 @@ def check_arch(backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str) ->
         raise ConfigError(f"{source_name} holds a {arch.name}, but the config's backbone is a {wanted}.")
     entry_depth = re.fullmatch(r"resnet(\d+)", arch.name)
     depth = backbone_cfg.get("depth")
+    if depth is not None and (arch.library == "pytorchcv" or arch.name.endswith("_32px")):
+        raise ConfigError(
+            f"{source_name} holds a {arch.name} for small images ({arch.stem}), which MMDetection's backbone of depth "
+            f"{depth} cannot hold. Use it under a classifier, model.backbone=dict(arch={arch.name!r})."
+        )
     if depth is None or entry_depth is None:
         return
     if int(depth) != int(entry_depth[1]):

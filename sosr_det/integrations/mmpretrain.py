@@ -49,7 +49,7 @@ class HeadSOSRLoss(losses.SOSRLoss):
         base: torch.nn.Module | dict | None = None,
         **arguments: Any,
     ) -> None:
-        super().__init__(_built(threshold), _built(weight), base=None, **arguments)
+        super().__init__(_built(threshold), _built(weight), base=_built(base), **arguments)
 
     def forward(
         self,

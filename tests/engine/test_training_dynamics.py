@@ -269,10 +269,11 @@ def test_images_held_in_memory_are_measured_without_augmentation(folders, tmp_pa
     from mmengine.config import Config
     from mmengine.registry import DATASETS
 
+    centre = {"type": "torchvision/CenterCrop", "size": 16}
     plain = {
         "type": "ImageNetFolder",
         "data_root": str(folders),
-        "pipeline": [{"type": "torchvision/CenterCrop", "size": 16}],
+        "pipeline": [centre],
     }
     flip = [{"type": "BatchRandomHorizontalFlip", "p": 1.0}]
     train_set = {"type": "InMemoryDataset", "dataset": dict(plain, split="train"), "batch_pipeline": flip}

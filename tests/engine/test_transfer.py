@@ -61,6 +61,13 @@ def test_nested_state_dict_is_refused(live, source):
     assert "0 of 120" in refused(live, {"model": source})
 
 
+def test_a_network_for_small_images_is_no_detection_backbone():
+    arch = Arch("resnet56", "pytorchcv", None, "3x3 conv", ())
+    with pytest.raises(ConfigError, match=r"holds a resnet56 for small images.*arch='resnet56'"):
+        check_arch({"depth": 50, "style": "pytorch"}, arch, "sosr://x")
+    check_arch({"arch": "resnet56"}, arch, "sosr://x")
+
+
 def test_other_depth_is_refused(live):
     deeper = build_backbone("resnet50")[0].state_dict()
     assert "another architecture or depth" in refused(live, deeper)
