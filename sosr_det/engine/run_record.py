@@ -50,13 +50,15 @@ def read_run_record(path: Path) -> dict[str, Any]:
 
 
 def run_files(work_dir: Path) -> list[Path]:
-    """What mmengine and this project write into a run's folder: checkpoints, their pointer, the record."""
+    """What mmengine and this project write into a run's folder: checkpoints, their pointer, the records."""
     patterns = (
         "epoch_*.pth",
         "iter_*.pth",
         "best_*_epoch_*.pth",
         "best_*_iter_*.pth",
         "last_checkpoint",
+        "dynamics.json",
+        "features_2d.npz",
         FILE_NAME,
     )
     return [path for pattern in patterns for path in sorted(Path(work_dir).glob(pattern))]

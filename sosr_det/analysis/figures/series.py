@@ -28,7 +28,7 @@ def series(group: Group, pick: Callable[[dict[str, Any]], float | None]) -> dict
         if values:
             rows["epoch"].append(epoch)
             rows["mean"].append(statistics.fmean(values))
-            rows["std"].append(statistics.pstdev(values) if len(values) > 1 else None)
+            rows["std"].append(statistics.stdev(values) if len(values) > 1 else None)
             rows["num_runs"].append(len(values))
     return rows
 
