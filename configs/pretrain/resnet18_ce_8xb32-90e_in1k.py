@@ -1,7 +1,7 @@
-# Paper: Selective Output Smoothing Regularization, Table 3 (ResNet-18: 70.45 top-1, 90.01 top-5, mean of 2 runs, best epoch).
+# Paper: Selective Output Smoothing Regularization (https://arxiv.org/abs/2103.15383), Table 3 (ResNet-18: 70.45 top-1, 90.01 top-5, mean of 2 runs, best epoch).
 # Command: tools/pretrain.sh pretrain/resnet18_ce_8xb32-90e_in1k 8
 # Needs ImageNet-1k as class folders under data/imagenet (or $SOSR_DATA). Not run on this project's machines.
-# Not in the paper, chosen here: schedule and augmentation (see the bases).
+# Not in the paper, chosen here: the schedule (the authors' later script has 300 epochs: see the 300e twin).
 _base_ = [
     "../_base_/models/resnet50_classifier.py",
     "../_base_/datasets/imagenet_224.py",

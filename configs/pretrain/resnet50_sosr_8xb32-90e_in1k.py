@@ -1,7 +1,8 @@
-# Paper: Selective Output Smoothing Regularization, Table 3 (ResNet-50+SOSR: 77.30 top-1, 93.43 top-5, mean of 2 runs, best epoch).
+# Paper: Selective Output Smoothing Regularization (https://arxiv.org/abs/2103.15383), Table 3 (ResNet-50+SOSR: 77.30 top-1, 93.43 top-5, mean of 2 runs, best epoch).
 # Command: tools/pretrain.sh pretrain/resnet50_sosr_8xb32-90e_in1k 8
 # Needs ImageNet-1k as class folders under data/imagenet (or $SOSR_DATA). Not run on this project's machines.
-# Not in the paper, chosen here: schedule and augmentation (see the bases), and beta 0.5 (P = 0.99 is the paper's).
+# Not in the paper: the schedule (chosen here; the authors' later script has 300 epochs: see the 300e twin), and P = 0.99 and
+# beta = 0.5 on ImageNet (from that script's README, https://github.com/cs-xuancheng/SelectiveOutputSmoothing).
 _base_ = [
     "../_base_/models/resnet50_classifier.py",
     "../_base_/datasets/imagenet_224.py",

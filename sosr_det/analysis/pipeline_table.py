@@ -27,12 +27,7 @@ def collect_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: no completed run anywhere below the paths.
     """
-    records = [(file, read_run_record(file)) for path in paths for file in _record_files(Path(path))]
-    records = [(file, record) for file, record in records if record["status"] == "completed"]
-    if not records:
-        raise CheckpointError(
-            f"no completed run ({FILE_NAME}) below {', '.join(map(str, paths))}: nothing to report."
-        )
+    records = completed_records(paths)
     # Pretraining first: it names the rows.
     records.sort(key=lambda item: (item[1]["stage"] != "pretrain", item[1].get("finished") or ""))
     rows: dict[str, dict[str, Any]] = {}
@@ -45,6 +40,22 @@ def collect_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
             key, name = start.get("digest") or start["uri"], start["uri"]
         rows.setdefault(key, {"backbone": name}).update(_values(record))
     return list(rows.values())
+
+
+def completed_records(paths: Iterable[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """The record of every completed run below ``paths``, with its file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    paths = list(paths)
+    records = [(file, read_run_record(file)) for path in paths for file in _record_files(Path(path))]
+    records = [(file, record) for file, record in records if record["status"] == "completed"]
+    if not records:
+        raise CheckpointError(
+            f"no completed run ({FILE_NAME}) below {', '.join(map(str, paths))}: nothing to report."
+        )
+    return records
 
 
 def render_rows(rows: list[dict[str, Any]]) -> str:

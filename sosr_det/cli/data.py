@@ -228,7 +228,7 @@ def _print_report(report: VerifyReport, max_problems: int) -> None:
     if report.ok:
         typer.echo("ok: nothing is wrong")
         return
-    typer.echo(f"{len(report.problems):,} problems:")
+    typer.echo(f"{len(report.problems):,} problem{'s' if len(report.problems) > 1 else ''}:")
     for problem in report.problems[:max_problems]:
         typer.echo(f"  {problem.kind:<12}{problem.path}: {problem.reason}")
     if len(report.problems) > max_problems:

@@ -96,7 +96,7 @@ def test_verify_passes_then_finds_the_fault(capsys, miniature):
     broken.write_bytes(b"")
     code, out, _ = run(capsys, "data", "verify", "tiny-imagenet", "--root", miniature)
     assert code == 1
-    assert "1 problems" in out
+    assert "1 problem:" in out
     assert "val/images/val_1.JPEG: has 0 bytes" in out
     assert "--subset-ok" not in out  # it would not help
 

@@ -1,6 +1,6 @@
 """Downloading one file over HTTP, continued where an earlier try broke off.
 
-Why our own: torchvision's `download_url` and `pooch` (1.8) start again from zero, fsspec's HTTP file system needs
+Why our own: torchvision's `download_url` and `pooch` (1.9) start again from zero, fsspec's HTTP file system needs
 aiohttp and does not continue either, and huggingface_hub continues only the Hub's own files. The standard library's
 urllib follows redirects, reads the proxy variables (http_proxy, https_proxy, no_proxy) and has timeouts.
 """
