@@ -70,4 +70,8 @@ def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     typer.echo(title)
     for name, row in rows.items():
         line = f"  {name:<44}{row['median_ms']:>10.2f} ms {row['ratio']:>8.3f} x {base}"
-        typer.echo(line + (f" {row['img_per_s']:>10.0f} img/s" if "img_per_s" in row else ""))
+        if "img_per_s" in row:
+            line += f" {row['img_per_s']:>10.0f} img/s"
+        if "speedup" in row:
+            line += f" {row['speedup']:>7.1f} x its peer"
+        typer.echo(line)

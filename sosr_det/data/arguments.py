@@ -20,7 +20,7 @@ def rgb_fill(fill: float | Sequence[float], owner: str) -> Tensor:
     Raises:
         ConfigError: not one or three numbers of 0 to 255.
     """
-    values = [fill] * 3 if isinstance(fill, int | float) else list(fill)
+    values = list(fill) if isinstance(fill, list | tuple) else [fill] * 3
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= 255]
     if len(values) != 3 or len(numbers) != 3:
         raise ConfigError(

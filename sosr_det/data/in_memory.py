@@ -47,7 +47,7 @@ def already_collated(batch: Any) -> dict[str, Tensor]:
         raise ConfigError(
             "collate_fn 'already_collated' is for InMemoryDataset alone, and this data set gives single samples "
             f"({type(batch).__name__} of {len(batch)}). Use collate_fn=dict(type='default_collate'); a wrapper such as "
-            "RepeatDataset around an InMemoryDataset also works with that one, only slower."
+            "ConcatDataset around an InMemoryDataset also works with that one, only slower."
         )
     return dict(batch)
 
@@ -213,6 +213,8 @@ class _Progress:
         print_log(f"decoded {self.done} of {self.count} images, {rate:.0f} img/s", logger="current")
 
     def finish(self, images: Tensor) -> None:
+        if self.told == self.begin:  # a small set is there at once, and needs no line
+            return
         seconds = time.monotonic() - self.begin
         print_log(
             f"holding {self.count} images {list(images.shape[1:])} in memory, {images.nbytes / 1e6:.0f} MB, "

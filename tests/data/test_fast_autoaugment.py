@@ -10,7 +10,6 @@ import pytest
 import torch
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
-from scipy.stats import kstest
 from torchvision.transforms.v2 import functional as F
 
 import sosr_det.register  # noqa: F401
@@ -180,15 +179,14 @@ def test_probabilities_signs_and_order():
     assert values == {0.5}
 
 
-def test_cutouts_place_is_drawn_as_published():
-    """numpy's ``uniform(w)`` means between w and 1, so the centre is uniform there."""
-    steps = drawn_steps([[("Cutout", 1.0, 0.01)]], 2000, (40, 100))
-    boxes = np.array([value for ((_, value),) in steps])
-    # Level 0.01 of 0.2 of 100 px is 0.2 px wide: one pixel, at floor(centre - 0.1) or one more at its right.
-    assert kstest((boxes[:, 1] - 0.4) / 99, "uniform").pvalue > 1e-3
-    assert kstest((boxes[:, 0] - 0.4) / 39, "uniform").pvalue > 1e-4
-    assert boxes[:, 3].max() == 100
-    assert boxes[:, 2].max() == 40
+def test_cutouts_place_is_drawn_as_published(looks_uniform):
+    """numpy's ``uniform(w)`` means between w and 1: a square below a pixel never covers the first row or column."""
+    steps = drawn_steps([[("Cutout", 1.0, 1e-6)]], 2000, (6, 9))
+    boxes = [value for ((_, value),) in steps]
+    assert looks_uniform(
+        [(box.top, box.left) for box in boxes], [(y, x) for y in range(1, 6) for x in range(1, 9)]
+    )
+    assert {(box.bottom - box.top, box.right - box.left) for box in boxes} == {(1, 1)}
 
 
 def test_same_draws_for_tensors_and_pil_images(real_pictures):

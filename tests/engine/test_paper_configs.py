@@ -6,6 +6,7 @@ import ast
 import functools
 import multiprocessing
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -205,9 +206,8 @@ def test_techniques():
     }
     auto = {"type": "PerImage", "transform": {"type": "torchvision/AutoAugment", "policy": "cifar10"}}
     fast = {"type": "PerImage", "transform": {"type": "FastAutoAugment", "policy": "fa_reduced_cifar10"}}
-    workers = {"train_dataloader.num_workers": 4}
-    assert differences(c100.format("autoaugment"), plain) == {pipeline: [crop, flip, auto], **workers}
-    assert differences(c100.format("fast-autoaugment"), plain) == {pipeline: [fast, crop, flip], **workers}
+    assert differences(c100.format("autoaugment"), plain) == {pipeline: [crop, flip, auto]}
+    assert differences(c100.format("fast-autoaugment"), plain) == {pipeline: [fast, crop, flip]}
     assert loaded(c100.format("label-smoothing"))["model"]["loss"] == {
         "type": "CrossEntropy",
         "label_smoothing": 0.1,
@@ -354,13 +354,21 @@ def test_a_generated_config_is_a_file_while_the_process_lives():
     assert path.is_file()
 
 
+def test_a_forked_child_leaves_the_file_of_its_parent():
+    code = (
+        "import os, sys; from sosr_det.engine.configs import find_config; path = find_config(sys.argv[1])\n"
+        "child = os.fork()\nif child == 0: sys.exit(0)\nos.waitpid(child, 0)\nassert path.is_file()"
+    )
+    subprocess.run([sys.executable, "-c", code, NAME], check=True)
+
+
 def _find_in_child(name):
     path = find_config(name)
     return str(path), path.read_text()
 
 
 def test_processes_do_not_meet():
-    """Forked children neither share the parent's folder nor remove it when they end."""
+    """Workers have folders of their own, and the same text in them."""
     mine = find_config(NAME)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         found = pool.map(_find_in_child, [NAME] * 6, chunksize=1)
@@ -397,10 +405,10 @@ def test_a_copy_among_the_configs_stays_relative(tmp_path, monkeypatch):
     """A copy for the checkout can be committed: no path of this machine in it."""
     root = tmp_path / "checkout" / "configs"
     (root / "mine").mkdir(parents=True)
-    (root / "_base_").symlink_to(config_roots()[0] / "_base_")
+    shutil.copytree(config_roots()[0] / "_base_", root / "_base_")
     monkeypatch.setattr(configs, "config_roots", lambda: [root])
     out = write_config_copy(NAME, root / "mine" / "first.py")
-    assert '"../_base_/models/small_cifar100.py"' in out.read_text() or str(tmp_path) not in out.read_text()
+    assert '    "../_base_/models/small_cifar100.py",' in out.read_text().splitlines()
     assert load_config(str(out)).to_dict() == loaded(NAME)
 
 

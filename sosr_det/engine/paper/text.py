@@ -84,9 +84,6 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     if pipeline:
         where = "batch_pipeline" if data.batch_pipeline else "pipeline"
         settings["train_dataloader"] = {"dataset": {where: pipeline}}
-    if experiment.technique in ("autoaugment", "fast-autoaugment"):
-        # These work image by image, which takes more processes than the rest.
-        settings["train_dataloader"] = {"num_workers": 4, **settings["train_dataloader"]}
     if experiment.variant == "dynamics":
         settings["custom_hooks"] = [{"type": "TrainingDynamicsHook"}]
     if not experiment.variant:

@@ -55,7 +55,9 @@ def metric_value(record: dict, metric: str) -> float:
 def collect(
     folder: Path, points: Sequence[Point], metric: str, attempts: dict[str, list[dict]]
 ) -> list[dict]:
-    """One entry per point: parameters, status (``completed``, ``failed``, ``missing``), value, epoch, seconds, error.
+    """One entry per point: parameters, value, epoch, seconds, error and status.
+
+    The status is ``completed``, ``failed``, ``interrupted``, or ``missing`` for what has not ended yet.
 
     Raises:
         ConfigError: see :func:`metric_value`.
@@ -73,7 +75,8 @@ def collect(
                 data=[(record["data"].get(part) or {}).get("fingerprint") for part in ("train", "val")],
             )
         elif attempts.get(point.name) and not attempts[point.name][-1]["completed"]:
-            row.update(status="failed", error=attempts[point.name][-1].get("error"))
+            last = attempts[point.name][-1]
+            row.update(status="interrupted" if last.get("interrupted") else "failed", error=last.get("error"))
         rows.append(row)
     return rows
 
@@ -178,6 +181,7 @@ def render(rows: Sequence[dict], metric: str) -> str:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     text = ["  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.append("mean ± sample standard deviation over n seeds, at each run's best epoch")
+    text.append("epochs and the best combination are chosen on these data, so their numbers are optimistic")
     if len({json.dumps(row["data"]) for row in rows if "data" in row}) > 1:
         text.append(
             "WARNING: these runs did not see the same data (their fingerprints differ), so do not compare them"

@@ -233,7 +233,7 @@ class _Sweep:
         try:
             code = run_process(self.command(point, mode), log, lock)
         except BaseException:
-            self._file(point, None, error="interrupted", resumed=False)
+            self._file(point, None, interrupted=True, resumed=False)
             raise
         record = completed_record(self.folder / point.name)
         if code == 0 and record is not None:
