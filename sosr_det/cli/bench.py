@@ -32,7 +32,9 @@ def loss(
 
 @app.command()
 def step(
-    arch: Annotated[str, typer.Option(help="Backbone, see sosr_det.models.available_backbones.")] = "resnet50",
+    arch: Annotated[
+        str, typer.Option(help="Backbone, see sosr_det.models.available_backbones.")
+    ] = "resnet50",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
     image_size: Annotated[int, typer.Option(min=8, help="Pixels per side.")] = 224,
     classes: Annotated[int, typer.Option(min=2, help="Classes K.")] = 1000,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 import sosr_det
-from sosr_det.cli import bench, data, doctor, evaluate, export, figures, registry, report, train
+from sosr_det.cli import bench, data, doctor, evaluate, export, figures, registry, report, sweep, train
 from sosr_det.errors import SosrError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("test")(evaluate.evaluate)
+app.command("sweep")(sweep.sweep)
 app.command("configs")(train.configs)
 app.command("export")(export.export)
 app.command("report")(report.report)

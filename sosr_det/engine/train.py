@@ -221,7 +221,9 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
             hooks.append({"type": hook})
     if options.dynamics and "TrainingDynamicsHook" not in present:
         if cfg.get("stage", "detection") == "detection":
-            raise ConfigError("--dynamics records how a classifier learns; a detection run has no such figures.")
+            raise ConfigError(
+                "--dynamics records how a classifier learns; a detection run has no such figures."
+            )
         hooks.append({"type": "TrainingDynamicsHook"})
     hooks.append(
         {

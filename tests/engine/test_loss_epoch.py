@@ -16,16 +16,19 @@ OPTIONS = [
 
 def train(demo, work_dir, loss: str, **changes):
     config = work_dir.parent / "c.py"
-    config.write_text(
-        '_base_ = "sosr_det_config"\nmodel = dict(loss=dict(_delete_=True, %s))\n' % loss
-    )
+    config.write_text('_base_ = "sosr_det_config"\nmodel = dict(loss=dict(_delete_=True, %s))\n' % loss)
     from sosr_det.engine.configs import find_config
 
     base = find_config("demo/resnet18_ce_1xb32-6e_demo-imagenet").resolve()
     config.write_text(config.read_text().replace("sosr_det_config", str(base)))
     return run_training(
         TrainOptions(
-            str(config), work_dir=work_dir, data_root=demo.imagenet, publish=False, cfg_options=OPTIONS, **changes
+            str(config),
+            work_dir=work_dir,
+            data_root=demo.imagenet,
+            publish=False,
+            cfg_options=OPTIONS,
+            **changes,
         )
     )
 

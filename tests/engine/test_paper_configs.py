@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -247,8 +248,16 @@ def test_recipes():
     }
     assert cfg["param_scheduler"][0]["milestones"] == [150, 225]
     assert cfg["auto_scale_lr"]["base_batch_size"] == 128
-    for name, classes in ((f"pretrain/resnet56_ce_{C100}", 100), (f"pretrain/resnet56_ce_{TIN}", 200)):
-        assert loaded(name)["model"]["num_classes"] == classes
+    for name, classes, folder in (
+        (f"pretrain/resnet56_ce_{C100}", 100, "data/cifar100"),
+        (f"pretrain/resnet56_ce_{TIN}", 200, "data/tiny-imagenet-200"),
+        ("pretrain/resnet110-2d_ce_1xb128-300e_cifar10", 10, "data/cifar10"),
+    ):
+        cfg = loaded(name)
+        assert cfg["model"]["num_classes"] == classes
+        assert cfg["data_root"] == folder  # its last part is what $SOSR_DATA is searched for
+        for part in ("train", "val", "test"):
+            assert cfg[f"{part}_dataloader"]["dataset"]["dataset"]["data_root"] == folder
     two = loaded("pretrain/resnet110-2d_sosr_1xb128-300e_cifar10")["model"]
     assert (two["feature_dim"], two["num_classes"], two["backbone"]["arch"]) == (2, 10, "resnet110")
     for loss in ("ce", "sosr"):
@@ -367,9 +376,12 @@ def _find_in_child(name):
     return str(path), path.read_text()
 
 
-def test_processes_do_not_meet():
+def test_processes_do_not_meet(tmp_path, monkeypatch):
     """Workers have folders of their own, and the same text in them."""
     mine = find_config(NAME)
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path)
+    )  # multiprocessing ends its workers without clean-up
     with multiprocessing.get_context("fork").Pool(3) as pool:
         found = pool.map(_find_in_child, [NAME] * 6, chunksize=1)
     assert all(path != str(mine) and text == mine.read_text() for path, text in found)

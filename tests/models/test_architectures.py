@@ -181,6 +181,23 @@ def test_pyramidnet_is_the_one_of_its_authors_code(alpha, printed):
     assert printed < total(math.floor) / 1e6 < ours / 1e6 < 1.05 * printed
 
 
+@pytest.mark.parametrize("depth", [56, 110])
+def test_the_authors_bottleneck_resnets(depth):
+    # Their scripts: (depth - 2) / 9 units a stage of 1x1, 3x3, 1x1 convolutions, four times as wide at the end.
+    parameters, before = 3 * 16 * 9 + 2 * 16, 16
+    for width in (16, 32, 64):
+        for unit in range((depth - 2) // 9):
+            parameters += (
+                before * width + 9 * width * width + 4 * width * width + 2 * (width + width + 4 * width)
+            )
+            if unit == 0:  # the projection, also in the first stage, where the width changes
+                parameters += before * 4 * width + 2 * 4 * width
+            before = 4 * width
+    network, spec = build_backbone(f"resnet{depth}_bottleneck")
+    assert count(network) == parameters
+    train_one_step(network, spec.num_features, 32)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_one_training_step(name):
     torch.manual_seed(0)

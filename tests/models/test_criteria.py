@@ -113,6 +113,8 @@ def test_two_dimensional_features_of_figure_3():
     features = model.features(images)
     assert features.shape == (3, 2)
     torch.testing.assert_close(model(images), model.head(features))
-    torch.testing.assert_close(features, F.linear(model.backbone(images), model.reduce.weight, model.reduce.bias))
+    torch.testing.assert_close(
+        features, F.linear(model.backbone(images), model.reduce.weight, model.reduce.bias)
+    )
     with pytest.raises(ValueError, match="feature_dim"):
         classifier({"type": "SOSRLoss"}, feature_dim=0)

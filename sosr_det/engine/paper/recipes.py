@@ -27,14 +27,14 @@ class Model:
 
 _BASIC_BLOCKS = (
     "{} of basic blocks, as He et al. published it for CIFAR (arXiv:1512.03385, section 4.2), where the authors' code "
-    "has bottlenecks"
+    "has bottlenecks (model.backbone.arch={}_bottleneck)"
 )
 
 MODELS = {
     "resnet18": Model("resnet18"),
     "resnet50": Model("resnet50"),
-    "resnet56": Model("resnet56", _BASIC_BLOCKS.format("ResNet-56")),
-    "resnet110": Model("resnet110", _BASIC_BLOCKS.format("ResNet-110")),
+    "resnet56": Model("resnet56", _BASIC_BLOCKS.format("ResNet-56", "resnet56")),
+    "resnet110": Model("resnet110", _BASIC_BLOCKS.format("ResNet-110", "resnet110")),
     "vgg19-bn": Model(
         "vgg19_bn_32px", "VGG-19's three linear layers are replaced by one, as is usual at 32 px"
     ),
