@@ -4,8 +4,8 @@ Some of them are not what a paper's text says, but what its readers run:
 
 - ResNet-20/56/110 and SE-ResNet-110 have projection shortcuts at the two units that stride ("option B"); He et al.
   (arXiv:1512.03385, section 4.2) pad with zeros there, which is 2 752 parameters less.
-- ``resnet56_bottleneck`` and ``resnet110_bottleneck`` are not published networks but what the SOSR authors' later scripts
-  train under the names ResNet-56 and ResNet-110 (https://github.com/cs-xuancheng/SelectiveOutputSmoothing).
+- ``resnet56_bottleneck`` and ``resnet110_bottleneck`` are not published networks but what the SOSR authors' later
+  scripts train as ResNet-56 and ResNet-110 (https://github.com/cs-xuancheng/SelectiveOutputSmoothing).
 - PyramidNet rounds the widths of its units, as its authors' Lua and PyTorch code does; equation 2 of the paper
   (arXiv:1610.02915) rounds them down.
 """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
+from sosr_det.engine.configs import find_config
 from sosr_det.engine.train import TrainOptions, run_training
 
 OPTIONS = [
@@ -15,12 +18,9 @@ OPTIONS = [
 
 
 def train(demo, work_dir, loss: str, **changes):
-    config = work_dir.parent / "c.py"
-    config.write_text('_base_ = "sosr_det_config"\nmodel = dict(loss=dict(_delete_=True, %s))\n' % loss)
-    from sosr_det.engine.configs import find_config
-
     base = find_config("demo/resnet18_ce_1xb32-6e_demo-imagenet").resolve()
-    config.write_text(config.read_text().replace("sosr_det_config", str(base)))
+    config = work_dir.parent / "c.py"
+    config.write_text(f'_base_ = "{base}"\nmodel = dict(loss=dict(_delete_=True, {loss}))\n')
     return run_training(
         TrainOptions(
             str(config),
@@ -43,8 +43,6 @@ def test_soft_labels_are_renewed_every_epoch_and_saved(demo, tmp_path):
 
 
 def test_schedules_follow_the_epoch_and_a_resumed_run_goes_on_with_them(demo, tmp_path):
-    import json
-
     loss = (
         "type='SOSRLoss', threshold=0.05, base=dict(type='CrossEntropy', label_smoothing=0.1), "
         "weight=dict(type='LinearSchedule', start=0.0, end=4.0, begin_epoch=0, end_epoch=4)"

@@ -61,7 +61,7 @@ def test_criteria_are_built_from_nested_configs():
     loss.set_epoch(5)
     assert loss.weight == 0.25
     assert isinstance(build_criterion({"type": "ConfidencePenalty"}, 9), ConfidencePenalty)
-    with pytest.raises(ConfigError, match="model.loss.weight: unknown schedule type 'Linear'"):
+    with pytest.raises(ConfigError, match=r"model\.loss\.weight: unknown schedule type 'Linear'"):
         build_criterion({"type": "SOSRLoss", "weight": {"type": "Linear"}}, 9)
 
 
