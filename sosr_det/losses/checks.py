@@ -66,9 +66,9 @@ def check_target_values(target: Target, num_classes: int) -> None:
         _check_label_range("y_a", y_a, num_classes)
         _check_label_range("y_b", y_b, num_classes)
         low, high = (float(v) for v in torch.aminmax(lam)) if isinstance(lam, Tensor) else (lam, lam)
-        if not (0 <= low and high <= 1):
+        if not (low >= 0 and high <= 1):
             raise ValueError(
-                f"lam (the share of y_a) must lie in [0, 1], got {low if not 0 <= low else high!r}"
+                f"lam (the share of y_a) must lie in [0, 1], got {low if not low >= 0 else high!r}"
             )
     elif is_soft(target):
         _check_soft_values(target, num_classes)

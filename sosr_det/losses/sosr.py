@@ -15,7 +15,7 @@ from sosr_det.losses.checks import (
     check_weight,
     values_can_be_read,
 )
-from sosr_det.losses.criteria import CrossEntropy, Criterion
+from sosr_det.losses.criteria import Criterion, CrossEntropy
 from sosr_det.losses.penalty import (
     NegativeLogLikelihoodWithPenalty,
     attach_penalty,
@@ -58,7 +58,8 @@ class SOSRLoss(nn.Module):
         validate: see :func:`sosr_det.losses.sosr_penalty`.
 
     Shapes: ``logits [M, K]``; ``target`` class indices ``[M]``, soft targets ``[M, K]`` or ``(y_a, y_b, lam)``, see
-    :class:`sosr_det.losses.MixedTarget`; returns a 0-dim tensor. A base from elsewhere gets mixed labels as soft targets.
+    :class:`sosr_det.losses.MixedTarget`; returns a 0-dim tensor. A base from elsewhere gets mixed labels as soft
+    targets.
 
     With a schedule or a start epoch, call :meth:`set_epoch` at the start of every epoch (the engine does it).
 
