@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -15,13 +16,13 @@ _SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2,
 
 def check_threshold(threshold: float) -> None:
     """P lies inside (0, 1), or a ValueError says so."""
-    if not 0 < threshold < 1:
+    if not _is_number(threshold) or not 0 < threshold < 1:
         raise ValueError(f"threshold (the paper's P) must lie inside (0, 1), got {threshold!r}")
 
 
 def check_weight(weight: float, name: str = "weight (the paper's beta)") -> None:
     """A finite number of at least 0, or a ValueError that calls it ``name``."""
-    if not 0 <= weight < math.inf:
+    if not _is_number(weight) or not 0 <= weight < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {weight!r}")
 
 
@@ -42,7 +43,8 @@ def check_shapes(logits: Tensor, target: Target) -> None:
         _check_mixed_shapes(target, num_samples, logits.device)
     elif not isinstance(target, Tensor):
         raise ValueError(
-            f"target must be class indices [M], soft targets [M, K] or a tuple (y_a, y_b, lam), got {type(target).__name__}"
+            "target must be class indices [M], soft targets [M, K] or a tuple (y_a, y_b, lam), got "
+            f"{type(target).__name__}"
         )
     elif is_soft(target):
         if target.shape != logits.shape:
@@ -111,8 +113,21 @@ def _check_mixed_shapes(target: tuple, num_samples: int, device: torch.device) -
             raise ValueError(
                 f"lam must be a number, 0-dim or of shape [{num_samples}], got {list(lam.shape)}"
             )
-    elif not isinstance(lam, (int, float)):
+        if lam.dim() == 1:  # a 0-dim tensor of the CPU works beside any device
+            _check_device("lam", lam, device)
+    elif not _is_number(lam):
         raise ValueError(f"lam must be a number or a tensor, got {type(lam).__name__}")
+    else:
+        _check_share(lam)
+
+
+def _check_share(lam: float) -> None:
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam (the share of y_a) must lie in [0, 1], got {lam!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check_indices(name: str, labels: Tensor, num_samples: int, device: torch.device) -> None:

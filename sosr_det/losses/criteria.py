@@ -5,6 +5,8 @@ All return the mean over the batch as a 0-dim tensor in at least fp32, and 0 for
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -112,8 +114,8 @@ class OnlineLabelSmoothing(Criterion):
 
     Call :meth:`next_epoch` at the end of every training epoch (the engine does it); it makes the predictions gathered
     since then the soft labels, over all processes of a distributed run. A class without a correct prediction keeps
-    its soft label. Predictions are gathered in training mode only, from class indices and from mixed labels that
-    are one label in truth: the prediction for a mixed image describes no single class.
+    its soft label. Predictions are gathered in training mode and from class indices only: the prediction for a mixed
+    image describes no single class. Where every batch is mixed nothing is learnt, and ``next_epoch`` warns of it.
 
     Raises:
         ValueError: fewer than two classes, hard_weight outside [0, 1], logits of another K.
@@ -131,8 +133,18 @@ class OnlineLabelSmoothing(Criterion):
         self.hard_weight = float(hard_weight)
         uniform = torch.full((num_classes, num_classes), 1 / num_classes)
         self.register_buffer("soft_labels", uniform)  # [label, class], rows sum to 1
-        self.register_buffer("prediction_sums", torch.zeros(num_classes, num_classes))
-        self.register_buffer("prediction_counts", torch.zeros(num_classes))
+        # No buffers: DistributedDataParallel would overwrite each process's sums with the first one's.
+        self.prediction_sums = torch.zeros(num_classes, num_classes)
+        self.prediction_counts = torch.zeros(num_classes)
+
+    def get_extra_state(self) -> Tensor:
+        """Sums and, in the last row, counts of this process: part of the state dict, ``[K + 1, K]``."""
+        return torch.cat((self.prediction_sums, self.prediction_counts[None]))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what :meth:`get_extra_state` gave."""
+        state = state.to(self.soft_labels)
+        self.prediction_sums, self.prediction_counts = state[:-1].clone(), state[-1].clone()
 
     def compute(self, logits: Tensor, target: Target) -> Tensor:
         if logits.shape[1] != self.num_classes:
@@ -148,10 +160,17 @@ class OnlineLabelSmoothing(Criterion):
     @torch.no_grad()
     def next_epoch(self) -> None:
         """Make the mean predictions gathered so far the soft labels, and begin to gather anew."""
+        self._follow_device()
         sums, counts = self.prediction_sums, self.prediction_counts
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
             torch.distributed.all_reduce(counts)
+        if not counts.any():
+            warnings.warn(
+                "OnlineLabelSmoothing saw no correct prediction for plain class indices in this epoch, so its soft "
+                "labels stay as they are. Is every batch mixed? Mix only a part of them.",
+                stacklevel=2,
+            )
         seen = counts.unsqueeze(1) > 0
         self.soft_labels.copy_(torch.where(seen, sums / counts.unsqueeze(1).clamp_min(1), self.soft_labels))
         sums.zero_()
@@ -159,11 +178,17 @@ class OnlineLabelSmoothing(Criterion):
 
     @torch.no_grad()
     def _gather(self, logits: Tensor, target: Tensor) -> None:
+        self._follow_device()
         probabilities = logits.softmax(dim=1)
         correct = (probabilities.argmax(dim=1) == target).to(self.prediction_sums.dtype)
         weighted = probabilities.to(self.prediction_sums.dtype) * correct.unsqueeze(1)
         self.prediction_sums.index_add_(0, target, weighted)
         self.prediction_counts.index_add_(0, target, correct)
+
+    def _follow_device(self) -> None:
+        """Plain tensors do not move with the module: bring them where its buffer is."""
+        self.prediction_sums = self.prediction_sums.to(self.soft_labels)
+        self.prediction_counts = self.prediction_counts.to(self.soft_labels)
 
     def _smoothed(self, target: Target, dtype: torch.dtype) -> Tensor:
         soft_labels = self.soft_labels.to(dtype)

@@ -42,7 +42,8 @@ def sosr_penalty(
         threshold: P, inside (0, 1). Towards 1 no sample is smoothed, towards 0 every correctly
             classified one is. The paper uses 0.99 throughout.
         validate: whether to check the *values* of the tensors (finite logits, label range, sums). The default
-            ``None`` checks them on CPU tensors only: on an accelerator the check would synchronise the device.
+            ``None`` checks them on CPU tensors only: on an accelerator the check would synchronise the device. Inside
+            ``torch.compile`` values are never checked: reading them would break the graph.
 
     Returns:
         ``sum((O~ - O)^2) / (M * K)``, 0-dim, float32 (float64 for float64 logits). Computed in at least fp32
@@ -108,6 +109,7 @@ class PenaltyParts(NamedTuple):
         deviation: logit minus the mean of the sample's incorrect logits, 0 at expected classes, ``[M, K]``.
         norms: Euclidean norm of each sample's deviation, ``[M, 1]``; not finite where a logit is not.
         squares: sum of the squared norms of the active samples, 0-dim: M * K times the penalty.
+        expected_total: sum of the log-probabilities of each sample's expected classes, ``[M, 1]``.
     """
 
     selected: Tensor
@@ -115,10 +117,12 @@ class PenaltyParts(NamedTuple):
     deviation: Tensor
     norms: Tensor
     squares: Tensor
+    expected_total: Tensor
 
     def is_finite(self) -> bool:
         """Whether no NaN or infinity went in; may be False for finite but huge logits. Synchronises a GPU."""
-        return math.isfinite(self.norms.sum().item())
+        # Every class is in one of the two, also where all of them are expected.
+        return math.isfinite((self.norms + self.expected_total).sum().item())
 
 
 def measure(log_probabilities: Tensor, expected: ExpectedSet, threshold: float) -> PenaltyParts:
@@ -138,7 +142,8 @@ def measure(log_probabilities: Tensor, expected: ExpectedSet, threshold: float) 
         active = selected & (num_classes - expected.size > 1)
     norms = torch.linalg.vector_norm(deviation, dim=1, keepdim=True)
     active_norms = torch.where(active, norms, 0.0).flatten()
-    return PenaltyParts(selected, active, deviation, norms, active_norms.dot(active_norms))
+    squares = active_norms.dot(active_norms)
+    return PenaltyParts(selected, active, deviation, norms, squares, expected_total)
 
 
 def select(log_probabilities: Tensor, expected: ExpectedSet, threshold: float) -> Tensor:
@@ -148,7 +153,7 @@ def select(log_probabilities: Tensor, expected: ExpectedSet, threshold: float) -
 
 def attach_penalty(scores: Tensor, expected: ExpectedSet, parts: PenaltyParts) -> Tensor:
     """The penalty with its gradient on ``scores [M, K]``: logits or log-probabilities. 0-dim."""
-    return _Penalty.apply(scores, expected, parts.squares, parts.deviation, parts.active)
+    return _Penalty.apply(scores, *expected, parts.squares, parts.deviation, parts.active)
 
 
 def full_precision(logits: Tensor) -> torch.autocast:
@@ -171,7 +176,7 @@ def _select(
     if threshold >= 0.5:
         return selected  # more than half of the probability is always the largest one
     is_top = expected.contains(log_probabilities.argmax(dim=1, keepdim=True))
-    return selected & (is_top | (torch.as_tensor(expected.size, device=is_top.device) > 1))
+    return selected & (is_top if isinstance(expected.size, int) else is_top | (expected.size > 1))
 
 
 def _deviation(scores: Tensor, expected: ExpectedSet, expected_total: Tensor) -> Tensor:
@@ -192,18 +197,25 @@ class _Penalty(torch.autograd.Function):
     whether O~ is detached or not. Writing it down costs one pass; autograd through the steps above costs four.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, scores, expected, squares, deviation, active):
-        ctx.expected = expected
-        ctx.save_for_backward(scores, deviation, active)
+    def forward(scores, index, mask, size, squares, deviation, active):
         return squares * (1 / scores.numel())
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        scores, index, mask, size, _, deviation, active = inputs
+        ctx.fixed_size = size if isinstance(size, int) else None
+        ctx.save_for_backward(scores, index, mask, None if isinstance(size, int) else size, deviation, active)
+
+    @staticmethod
     def backward(ctx, gradient):
-        scores, deviation, active = ctx.saved_tensors
+        scores, index, mask, size, deviation, active = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: the deviation must know the scores
-            deviation = _deviation(scores, ctx.expected, ctx.expected.total(scores))
-        return deviation * (active * (gradient * (2 / deviation.numel()))), None, None, None, None
+            expected = ExpectedSet(index, mask, size if ctx.fixed_size is None else ctx.fixed_size)
+            deviation = _deviation(scores, expected, expected.total(scores))
+        return deviation * (active * (gradient * (2 / deviation.numel()))), *[None] * 6
 
 
 class NegativeLogLikelihoodWithPenalty(torch.autograd.Function):
@@ -213,11 +225,17 @@ class NegativeLogLikelihoodWithPenalty(torch.autograd.Function):
     It exists for speed: separate nodes would each write an ``[M, K]`` gradient and a third pass would add them.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, log_probabilities, index, squares, deviation, active):
-        ctx.save_for_backward(log_probabilities, index, deviation, active)
+    def forward(log_probabilities, index, squares, deviation, active):
         loss_ce = log_probabilities.gather(1, index).mean().neg()
         return loss_ce, squares * (1 / log_probabilities.numel())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        log_probabilities, index, _, deviation, active = inputs
+        ctx.save_for_backward(log_probabilities, index, deviation, active)
 
     @staticmethod
     def backward(ctx, gradient_ce, gradient_penalty):

@@ -83,10 +83,9 @@ class SOSRLoss(nn.Module):
         validate: bool | None = None,
     ) -> None:
         super().__init__()
-        if base is not None and not callable(base):
-            raise ValueError(f"base must be a criterion module, got {base!r}")
-        if start_epoch < 0:
-            raise ValueError(f"start_epoch counts from 0, got {start_epoch!r}")
+        if base is not None and (isinstance(base, type) or not callable(base)):
+            raise ValueError(f"base must be a criterion module (an instance, not its class), got {base!r}")
+        check_weight(start_epoch, "start_epoch (counted from 0)")
         self.base = CrossEntropy() if base is None else base
         self.start_epoch = start_epoch
         self.validate = validate
@@ -151,7 +150,13 @@ class SOSRLoss(nn.Module):
             return self.base.compute(logits, target)  # checked above
         if is_mixed(target) or is_soft(target):
             target = soft_target(target, logits.shape[1], logits.dtype)
-        return self.base(logits, target)
+        loss = self.base(logits, target)
+        if loss.dim() != 0:
+            raise ValueError(
+                f"base must return the mean over the batch, 0-dim, got shape {list(loss.shape)}; "
+                "give it reduction='mean'"
+            )
+        return loss
 
     def extra_repr(self) -> str:
         extra = f", start_epoch={self.start_epoch}" if self.start_epoch else ""

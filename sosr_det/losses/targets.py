@@ -108,7 +108,8 @@ def expected_classes(target: Target, num_classes: int) -> Tensor:
     Class indices expect that class; a :class:`MixedTarget` both labels that have a share. A row of soft targets expects
     the classes above its smallest value: that value is what no image put there, 0 in a plain mix and the
     smoothing level where the mix is label-smoothed (timm's ``Mixup(label_smoothing=0.1)``), so the true label set is
-    found in both. With K = 2 classes, where a mix leaves no such level, it is the classes above 0.
+    found in both. With K = 2 classes, where a mix leaves no such level and cannot be told from smoothing, it is the
+    classes above 0; the penalty is 0 then in any case, only :func:`sosr_det.losses.is_overconfident` depends on it.
 
     Args:
         target: as :func:`sosr_det.losses.sosr_penalty` takes it.
@@ -128,6 +129,7 @@ def soft_target(target: Target, num_classes: int, dtype: torch.dtype) -> Tensor:
     if not is_mixed(target):
         return F.one_hot(target, num_classes).to(dtype)
     y_a, y_b, lam = target
-    share = lam.to(dtype).reshape(-1, 1) if isinstance(lam, Tensor) else lam
+    share = lam.to(dtype) if isinstance(lam, Tensor) else lam
+    share = share.unsqueeze(1) if isinstance(lam, Tensor) and lam.dim() == 1 else share
     one_a, one_b = F.one_hot(y_a, num_classes).to(dtype), F.one_hot(y_b, num_classes).to(dtype)
     return share * one_a + (1 - share) * one_b

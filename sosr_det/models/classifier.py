@@ -21,7 +21,8 @@ class BackboneClassifier(BaseModel):
             ``dict(type='Pretrained', checkpoint='sosr://resnet50-in1k-sosr')``.
         num_classes: K >= 2; must equal the number of classes of the data.
         loss: config of the training loss, see :func:`sosr_det.models.criteria.build_criterion`. A loss with a
-            ``terms(logits, target)`` method (:class:`sosr_det.losses.SOSRLoss`) is logged in parts.
+            ``terms(logits, target)`` method (:class:`sosr_det.losses.SOSRLoss`) is logged in parts. Values of tensors
+            are checked by the engine's hooks; ``validate=True`` makes the loss check them as well.
         threshold_for_logging: P at which ``overconfident_fraction`` is logged when the loss is not SOSR, so that all
             runs have the same curves.
         feature_dim: width of a linear layer ``reduce`` between backbone and head, at least 1; 2 makes the features that
@@ -54,13 +55,13 @@ class BackboneClassifier(BaseModel):
         self.num_classes = num_classes
         self.loss_module = build_criterion(loss, num_classes)
         for module in self.loss_module.modules():
-            if hasattr(module, "validate"):
+            if getattr(module, "validate", False) is None:
                 # The engine's DivergenceHook and DataContractHook watch values, with better messages.
                 module.validate = False
         self.threshold_for_logging = threshold_for_logging
 
     def init_weights(self) -> None:
-        """torchvision's own initialisation stays (made in the constructor); ``init_cfg`` is applied on top."""
+        """the source library's own initialisation stays (made in the constructor); ``init_cfg`` is applied on top."""
         super().init_weights()
         if self.backbone_init_cfg:
             initialize(self.backbone, self.backbone_init_cfg)

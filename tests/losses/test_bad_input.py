@@ -62,7 +62,15 @@ def test_every_non_finite_logit_is_found(value, confident):
 class Unreadable(torch.utils._python_dispatch.TorchDispatchMode):
     """Fails where a value leaves the device: what would synchronise an accelerator."""
 
-    SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default")
+    # The last one is a constant made on the host, which an accelerator would have to fetch.
+    SYNCHRONISING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "unique",
+        "equal.default",
+        "lift_fresh",
+    )
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if any(name in str(function) for name in self.SYNCHRONISING):
@@ -84,6 +92,41 @@ def test_nothing_is_read_without_validation(kind, make_case):
     # Negative control: with validation the same calls read values.
     with pytest.raises(AssertionError, match="reads a value"), Unreadable():
         SOSRLoss(validate=True)(logits, target)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_logits_are_found_where_every_class_is_expected(value):
+    logits = torch.tensor([[0.0, 1.0], [value, 0.0]])
+    mixed = (torch.tensor([0, 0]), torch.tensor([1, 1]), 0.5)
+    for function in (sosr_penalty, is_overconfident, SOSRLoss()):
+        with pytest.raises(ValueError, match=f"got {value} at sample 1, class 0"):
+            function(logits, mixed)
+
+
+def test_a_share_given_as_a_number_is_always_checked():
+    with pytest.raises(ValueError, match=r"got 1\.7"):
+        SOSRLoss(validate=False)(ZEROS, (LABELS, LABELS, 1.7))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"threshold": "0.9"},
+        {"threshold": None},
+        {"weight": None},
+        {"weight": True},
+        {"start_epoch": "3"},
+        {"base": torch.nn.CrossEntropyLoss},
+    ],
+)
+def test_settings_of_the_wrong_kind(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        SOSRLoss(**arguments)
+
+
+def test_a_base_that_is_no_mean_is_refused():
+    with pytest.raises(ValueError, match=r"0-dim, got shape \[2\]; give it reduction='mean'"):
+        SOSRLoss(base=torch.nn.CrossEntropyLoss(reduction="none"))(ZEROS, LABELS)
 
 
 def test_without_validation_a_nan_goes_through_to_the_engines_guard():

@@ -116,6 +116,14 @@ def test_online_label_smoothing_gathers_only_while_training_on_plain_labels():
     assert restored.prediction_counts.tolist() == [1, 1, 1]
 
 
+def test_an_epoch_of_mixed_batches_only_is_said():
+    criterion = OnlineLabelSmoothing(3)
+    criterion(torch.eye(3) * 9, (torch.arange(3), torch.arange(3).roll(1), 0.5))
+    with pytest.warns(UserWarning, match="Is every batch mixed"):
+        criterion.next_epoch()
+    assert (criterion.soft_labels == torch.tensor(1 / 3)).all()
+
+
 def test_mixed_labels_of_online_label_smoothing_mix_the_soft_labels(make_case):
     logits, (y_a, y_b, lam) = make_case("mixed")
     criterion = OnlineLabelSmoothing(7).double()

@@ -240,6 +240,18 @@ def test_compiles_without_graph_breaks(kind, make_case):
     torch.testing.assert_close(logits.grad, eager_logits.grad)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for one of our steps
+def test_per_sample_gradients_with_torch_func(make_case):
+    logits, target = make_case("indices")
+    loss = SOSRLoss(0.9, 0.7, validate=False)
+    whole = torch.func.grad(lambda x: loss(x, target))(logits)
+    plain = logits.clone().requires_grad_()
+    loss(plain, target).backward()
+    torch.testing.assert_close(whole, plain.grad)
+    each = torch.func.vmap(torch.func.grad(lambda x, y: loss(x[None], y[None])))(logits, target)
+    torch.testing.assert_close(each / len(each), plain.grad)
+
+
 def test_loss_is_the_mixed_cross_entropy_plus_the_penalty(kind, make_case):
     logits, target = make_case(kind)
     if isinstance(target, tuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import socket
 
 import torch
@@ -28,14 +27,28 @@ def make_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
+class Training(nn.Module):
+    """The network with its criterion as a child, as a LightningModule holds it: DDP then handles its buffers too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = make_network()
+        self.smoothing = OnlineLabelSmoothing(5).double()
+
+    def forward(self, images, labels):
+        logits = self.network(images)
+        self.smoothing(logits.detach(), labels)
+        return SOSRLoss(0.5, 3.0)(logits, labels)
+
+
 def train_rank(rank: int, port: int, results) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    network = DistributedDataParallel(make_network())
-    smoothing = OnlineLabelSmoothing(5).double()
+    training = Training()
+    wrapped = DistributedDataParallel(training)  # broadcasts buffers before every forward pass
     images, labels = (t[rank * 8 : rank * 8 + 8] for t in make_batch())
-    loss = SOSRLoss(0.5, 3.0)(network(images), labels)
-    loss.backward()
-    smoothing(network(images).detach(), labels)
+    wrapped(images, labels).backward()
+    wrapped(images, labels)  # a second batch: what the first one gathered must still be there
+    network, smoothing = training.network, training.smoothing
     smoothing.next_epoch()
     results[rank] = ([p.grad.tolist() for p in network.parameters()], smoothing.soft_labels.tolist())
     dist.destroy_process_group()
@@ -52,7 +65,7 @@ def test_two_ranks_equal_one_process():
     assert terms.loss_sosr > 0
     (terms.loss_base + terms.loss_sosr).backward()
     smoothing = OnlineLabelSmoothing(5).double()
-    smoothing(copy.deepcopy(network)(images).detach(), labels)
+    smoothing(network(images).detach(), labels)
     smoothing.next_epoch()
     for rank in (0, 1):
         gradients, soft_labels = results[rank]

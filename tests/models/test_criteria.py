@@ -44,6 +44,8 @@ def test_values_are_not_read_inside_the_engine():
     # The engine's hooks watch them; a check here would synchronise the GPU in every step.
     model = classifier({"type": "SOSRLoss", "base": {"type": "ConfidencePenalty"}})
     assert [m.validate for m in model.loss_module.modules()] == [False, False]
+    # Unless a config asks for it.
+    assert classifier({"type": "SOSRLoss", "validate": True}).loss_module.validate is True
 
 
 def test_criteria_are_built_from_nested_configs():
