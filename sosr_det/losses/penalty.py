@@ -13,6 +13,7 @@ probability exceeds the threshold P and belongs to the ground-truth class; with 
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import NamedTuple
 
@@ -218,24 +219,23 @@ class _Penalty(torch.autograd.Function):
         return deviation * (active * (gradient * (2 / deviation.numel()))), *[None] * 6
 
 
+# `apply` asks for the signature in every step; worked out once, that costs a tenth of the loss less.
+_Penalty.forward.__signature__ = inspect.signature(_Penalty.forward)
+
+
 class NegativeLogLikelihoodWithPenalty(torch.autograd.Function):
     """Cross-entropy of class indices and the penalty over one set of log-probabilities, with one gradient for both.
 
     ``apply(log_probabilities [M, K], index [M, 1], squares, deviation, active) -> (loss_ce, penalty)``, both 0-dim.
-    It exists for speed: separate nodes would each write an ``[M, K]`` gradient and a third pass would add them.
+    It exists for speed: separate nodes would each write an ``[M, K]`` gradient and a third pass would add them. For
+    speed as well it has the older form, which ``torch.func`` cannot transform: see :func:`can_be_fused`.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(log_probabilities, index, squares, deviation, active):
+    def forward(ctx, log_probabilities, index, squares, deviation, active):
+        ctx.save_for_backward(log_probabilities, index, deviation, active)
         loss_ce = log_probabilities.gather(1, index).mean().neg()
         return loss_ce, squares * (1 / log_probabilities.numel())
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        log_probabilities, index, _, deviation, active = inputs
-        ctx.save_for_backward(log_probabilities, index, deviation, active)
 
     @staticmethod
     def backward(ctx, gradient_ce, gradient_penalty):
@@ -247,3 +247,8 @@ class NegativeLogLikelihoodWithPenalty(torch.autograd.Function):
         # The deviation is 0 at the expected class, so setting equals adding.
         at_label = (gradient_ce * (-1 / index.shape[0])).expand_as(index)
         return gradient.scatter_(1, index, at_label), None, None, None, None
+
+
+def can_be_fused() -> bool:
+    """Whether :class:`NegativeLogLikelihoodWithPenalty` may be used here: not under ``torch.func.grad``, ``vmap``, …"""
+    return torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active()

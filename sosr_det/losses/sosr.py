@@ -19,6 +19,7 @@ from sosr_det.losses.criteria import Criterion, CrossEntropy
 from sosr_det.losses.penalty import (
     NegativeLogLikelihoodWithPenalty,
     attach_penalty,
+    can_be_fused,
     full_precision,
     measure,
     widened,
@@ -133,7 +134,7 @@ class SOSRLoss(nn.Module):
                 parts = measure(log_probabilities, expected, self.threshold)
             if read_values and not parts.is_finite():
                 check_finite(logits)
-            if self._base_is_plain_cross_entropy() and isinstance(expected.size, int):
+            if self._base_is_plain_cross_entropy() and isinstance(expected.size, int) and can_be_fused():
                 loss_base, penalty = NegativeLogLikelihoodWithPenalty.apply(
                     log_probabilities, expected.index, parts.squares, parts.deviation, parts.active
                 )
