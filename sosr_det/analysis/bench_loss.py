@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sosr_det.analysis.interleaved import summarise, time_interleaved
+from sosr_det.analysis.interleaved import require_device, summarise, time_interleaved
 from sosr_det.losses import SOSRLoss
 
 
@@ -21,6 +21,23 @@ def literal_sosr_loss(logits: Tensor, target: Tensor, threshold: float = 0.99, w
             incorrect = torch.arange(logits.shape[1], device=logits.device) != label
             desired[row, incorrect] = logits[row, incorrect].mean()
     return F.cross_entropy(logits, target) + weight * F.mse_loss(logits, desired)
+
+
+# The first is the base of the ratios.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross-entropy": F.cross_entropy,
+    "SOSRLoss": SOSRLoss(),
+    "literal per-sample SOSR": literal_sosr_loss,
+}
+
+
+def half_overconfident_batch(num_samples: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Random logits [M, K], every second sample over-confident (threshold 0.99) on its label, and labels [M]."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(num_samples, num_classes, generator=generator)
+    target = torch.randint(num_classes, (num_samples,), generator=generator)
+    logits[torch.arange(0, num_samples, 2), target[::2]] += 30
+    return logits, target
 
 
 def bench_loss(
@@ -38,11 +55,10 @@ def bench_loss(
 
     Raises:
         ValueError: fewer than one round.
+        ConfigError: no such device.
     """
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(num_samples, num_classes, generator=generator)
-    target = torch.randint(num_classes, (num_samples,), generator=generator)
-    logits[torch.arange(0, num_samples, 2), target[::2]] += 30
+    require_device(device)
+    logits, target = half_overconfident_batch(num_samples, num_classes)
     logits, target = logits.to(device).requires_grad_(), target.to(device)
 
     def step_with(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
@@ -52,11 +68,7 @@ def bench_loss(
 
         return step
 
-    peers = {
-        "cross-entropy": step_with(F.cross_entropy),
-        "SOSRLoss": step_with(SOSRLoss()),
-        "literal per-sample SOSR": step_with(literal_sosr_loss),
-    }
+    peers = {name: step_with(loss) for name, loss in LOSSES.items()}
     return summarise(time_interleaved(peers, repeats, device=device))
 
 
@@ -78,9 +90,14 @@ def bench_step(
 
     Returns:
         As :func:`bench_loss`.
+
+    Raises:
+        ValueError: fewer than one round.
+        ConfigError: no such device or backbone.
     """
     from sosr_det.models import build_backbone
 
+    require_device(device)
     torch.manual_seed(0)
     backbone, spec = build_backbone(arch)
     network = torch.nn.Sequential(backbone, torch.nn.Linear(spec.num_features, num_classes)).to(device)
@@ -96,5 +113,5 @@ def bench_step(
 
         return step
 
-    peers = {"cross-entropy": step_with(F.cross_entropy), "SOSRLoss": step_with(SOSRLoss())}
+    peers = {name: step_with(LOSSES[name]) for name in ("cross-entropy", "SOSRLoss")}
     return summarise(time_interleaved(peers, repeats, device=device))

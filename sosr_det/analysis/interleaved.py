@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+from sosr_det.errors import ConfigError
+
 
 def time_interleaved(
     peers: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2, device: str = "cpu"
@@ -39,6 +41,25 @@ def time_interleaved(
     return times
 
 
+def require_device(name: str) -> str:
+    """The name of a device that work can be timed on: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: no such device here; the message lists what there is.
+    """
+    import torch
+
+    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if len(available) > 1:
+        available.insert(1, "cuda")
+    if name not in available:
+        missing = "; PyTorch finds no CUDA device" if name.startswith("cuda") and len(available) == 1 else ""
+        raise ConfigError(
+            f"--device {name!r} is not available{missing}. Choose one of: {', '.join(available)}."
+        )
+    return name
+
+
 def summarise(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     """name -> ``median_ms`` and ``ratio``: the median over the rounds of this peer's time over the first peer's."""
     base = next(iter(times.values()))
@@ -55,4 +76,4 @@ def _synchronize(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -10,7 +10,7 @@ import typer
 app = typer.Typer(help="Measure speed beside a peer, interleaved.", no_args_is_help=True)
 
 Repeats = Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -33,7 +33,10 @@ def loss(
 @app.command()
 def step(
     arch: Annotated[
-        str, typer.Option(help="Backbone, see sosr_det.models.available_backbones.")
+        str,
+        typer.Option(
+            help="Backbone name, such as resnet50, resnet56 or timm/NAME; a wrong one lists near names."
+        ),
     ] = "resnet50",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
     image_size: Annotated[int, typer.Option(min=8, help="Pixels per side.")] = 224,
@@ -68,12 +71,26 @@ def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    base = next(iter(rows))
-    typer.echo(title)
-    for name, row in rows.items():
-        line = f"  {name:<44}{row['median_ms']:>10.2f} ms {row['ratio']:>8.3f} x {base}"
-        if "img_per_s" in row:
-            line += f" {row['img_per_s']:>10.0f} img/s"
-        if "speedup" in row:
-            line += f" {row['speedup']:>7.1f} x its peer"
-        typer.echo(line)
+    typer.echo(f"{title}\n{_table(rows)}")
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> str:
+    """A line per peer: time, images per second where they are counted, and how it compares.
+
+    That is with the slower peer of the same steps where there are several pairs, else with the first peer.
+    """
+    if any("speedup" in row for row in rows.values()):
+        title = "times as fast as its peer"
+        ratios = [f"{row['speedup']:.1f}" if "speedup" in row else "-" for row in rows.values()]
+    else:
+        title = f"time / {next(iter(rows))}"
+        ratios = [f"{row['ratio']:.3f}" for row in rows.values()]
+    columns = [["name", *rows], ["ms", *(f"{row['median_ms']:.2f}" for row in rows.values())]]
+    if any("img_per_s" in row for row in rows.values()):
+        columns.append(["img/s", *(f"{row['img_per_s']:.0f}" for row in rows.values())])
+    columns.append([title, *ratios])
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        "  " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in zip(*columns, strict=True)
+    )

@@ -27,11 +27,13 @@ def figures(
 ) -> None:
     """The paper's Figs. 1-3, reliability diagram and curves, as PNG and JSON.
 
-    Runs of one config (several seeds) are averaged; the shaded area is three standard deviations, as in the paper.
+    Runs of one config, each with another seed, are averaged; the shaded area is three standard deviations, as in the
+    paper.
     Record a run with `sosr-det train --dynamics`.
     """
-    from sosr_det.analysis.figures import draw_figures
+    from sosr_det.analysis.figures import draw_figures, require_folder
 
+    require_folder(out)
     if recompute:
         from sosr_det.engine.recompute import measure_unrecorded_runs
 

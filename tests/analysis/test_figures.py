@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import statistics
 
 import numpy as np
@@ -277,6 +278,65 @@ def test_runs_that_are_no_repetitions_are_not_averaged(tmp_path, change):
     write_run(tmp_path / "b", other)
     with pytest.raises(ConfigError, match="differ in"):
         load_groups([tmp_path])
+
+
+def write_run_record(folder, replace=("", "")):
+    text = (
+        f"work_dir = '{folder}'\nrandomness = dict(seed=0)\ntrain_cfg = dict(max_epochs=3)\n"
+        "optim_wrapper = dict(optimizer=dict(lr=0.1))\ntrain_dataloader = dict(batch_size=8, num_workers=2)\n"
+    )
+    record = {"schema_version": 1, "config_text": text.replace(*replace) if replace[0] else text}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("lr=0.1", "lr=0.5"), r"optim_wrapper\.optimizer\.lr \(0\.1 and 0\.5\)"),
+        (("batch_size=8", "batch_size=16"), r"train_dataloader\.batch_size \(8 and 16\)"),
+        (("max_epochs=3", "max_epochs=2"), r"train_cfg\.max_epochs \(3 and 2\)"),
+        (("dict(batch_size=8", "dict(drop_last=True, batch_size=8"), r"drop_last \(unset and True\)"),
+    ],
+)
+def test_runs_of_one_name_with_other_settings_are_not_averaged(tmp_path, change, told):
+    write_run_record(write_run(tmp_path / "a", made_record("x", 0)))
+    write_run_record(write_run(tmp_path / "b", made_record("x", 1)))
+    (group,) = load_groups([tmp_path])  # they differ in folder and seed
+    assert len(group.runs) == 2
+    write_run(tmp_path / "c", made_record("x", 2))  # its run.json is gone
+    write_run_record(write_run(tmp_path / "d", made_record("x", 3)), replace=change)
+    with pytest.raises(ConfigError, match=rf"a and .*d are both runs of x, but differ in .*{told}"):
+        load_groups([tmp_path])
+    assert len(load_groups([tmp_path / "d"])) == 1
+
+
+def test_a_copied_run_is_no_second_sample(runs, tmp_path):
+    shutil.copytree(runs[0] / "ce-1", tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"seed 1 was run more than once \(.*ce-1.*, .*copy\)"):
+        load_groups([runs[0], tmp_path / "copy"])
+    assert len(load_groups([runs[0] / "ce-0", tmp_path / "copy", runs[0] / "sosr-1"])) == 2
+
+
+@pytest.mark.parametrize("inside", ["", "deeper/still"])
+def test_figures_do_not_go_into_a_file(runs, tmp_path, inside):
+    file = tmp_path / "taken"
+    file.write_text("mine")
+    with pytest.raises(ConfigError, match=r"--out .*taken is a file, expected a folder"):
+        draw_figures([runs[0]], file / inside)
+    assert file.read_text() == "mine"
+
+
+def test_nothing_is_measured_for_figures_that_cannot_be_written(runs, tmp_path, monkeypatch):
+    import typer
+
+    from sosr_det.engine import recompute
+
+    monkeypatch.setattr(recompute, "measure_unrecorded_runs", lambda *_: pytest.fail("measured"))
+    (tmp_path / "taken").touch()
+    app = typer.Typer()
+    app.command()(figures)
+    result = CliRunner().invoke(app, [str(runs[0]), "--out", str(tmp_path / "taken"), "--recompute"])
+    assert isinstance(result.exception, ConfigError)
 
 
 def test_missing_records_are_told(tmp_path):

@@ -11,8 +11,9 @@ from sosr_det.analysis.figures.fig2 import draw_figure_2
 from sosr_det.analysis.figures.fig3 import draw_figure_3
 from sosr_det.analysis.figures.reliability import draw_reliability
 from sosr_det.analysis.figures.runs import load_groups
+from sosr_det.errors import ConfigError
 
-__all__ = ["draw_figures"]
+__all__ = ["draw_figures", "require_folder"]
 
 
 def draw_figures(runs: Iterable[Path], folder: Path, labels: Sequence[str] | None = None) -> list[Path]:
@@ -25,8 +26,23 @@ def draw_figures(runs: Iterable[Path], folder: Path, labels: Sequence[str] | Non
         labels: legend names of the groups.
 
     Raises:
-        CheckpointError, ConfigError: see :func:`sosr_det.analysis.figures.runs.load_groups`.
+        CheckpointError, ConfigError: see :func:`sosr_det.analysis.figures.runs.load_groups` and
+            :func:`require_folder`.
     """
+    require_folder(folder)
     groups = load_groups(runs, labels)
     drawers = (draw_figure_1, draw_figure_2, draw_figure_3, draw_reliability, draw_curves)
     return [path for draw in drawers for path in draw(groups, folder)]
+
+
+def require_folder(out: Path) -> None:
+    """Refuse a place for the figures that cannot be a folder, before anything is measured or drawn.
+
+    Raises:
+        ConfigError: ``out``, or what it would lie in, is a file.
+    """
+    existing = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(
+            f"--out {out}: {existing} is a file, expected a folder (made if absent). Choose another --out."
+        )

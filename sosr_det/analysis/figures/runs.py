@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sosr_det.analysis.run_settings import UNSET, differences, run_settings
 from sosr_det.engine.dynamics_record import DYNAMICS_FILE, read_dynamics, read_features
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD_FILE
+from sosr_det.engine.run_record import read_run_record
 from sosr_det.errors import CheckpointError, ConfigError
 
 # What must agree before numbers of two runs may be averaged.
@@ -62,7 +64,8 @@ def load_groups(paths: Iterable[Path], labels: Sequence[str] | None = None) -> l
 
     Raises:
         CheckpointError: no run there, or one without recorded dynamics.
-        ConfigError: runs of one config name that differ in more than the seed, or another number of labels.
+        ConfigError: runs of one config name that have the same seed or differ in more than it, or another number of
+            labels.
     """
     by_name: dict[str, list[Run]] = {}
     for folder in run_folders(paths):
@@ -71,6 +74,8 @@ def load_groups(paths: Iterable[Path], labels: Sequence[str] | None = None) -> l
             raise CheckpointError(f"{folder / DYNAMICS_FILE} holds no epoch yet; let the run finish one.")
         by_name.setdefault(record["config_name"], []).append(Run(folder, record, read_features(folder)))
     for name, runs in by_name.items():
+        _require_other_seeds(name, runs)
+        _require_same_settings(name, runs)
         _require_agreement(name, runs)
     if labels is not None and len(labels) != len(by_name):
         raise ConfigError(
@@ -103,6 +108,33 @@ def run_folders(paths: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
+def _require_other_seeds(name: str, runs: list[Run]) -> None:
+    seeds = [run.record["seed"] for run in runs]
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        folders = ", ".join(str(run.path) for run in runs if run.record["seed"] == twice)
+        raise ConfigError(
+            f"{name}: seed {twice} was run more than once ({folders}); a repeated seed is not another sample, and the "
+            "shaded spread would be too small. Draw one of them, or each in a call of its own."
+        )
+
+
+def _require_same_settings(name: str, runs: list[Run]) -> None:
+    """By the resolved configs, of the runs that have their record beside the dynamics."""
+    recorded = [run.path for run in runs if (run.path / RUN_RECORD_FILE).is_file()]
+    settings = [run_settings(read_run_record(path), path / RUN_RECORD_FILE) for path in recorded]
+    for path, other in zip(recorded[1:], settings[1:], strict=True):
+        differing = differences([settings[0], other])
+        if differing:
+            raise _no_repetitions(
+                name,
+                (recorded[0], path),
+                ", ".join(
+                    f"{key} ({settings[0].get(key, UNSET)} and {other.get(key, UNSET)})" for key in differing
+                ),
+            )
+
+
 def _require_agreement(name: str, runs: list[Run]) -> None:
     def settings(run: Run) -> dict[str, Any]:
         sizes = {f"num_{part}_samples": run.last[part]["num_samples"] for part in ("train", "val")}
@@ -112,10 +144,14 @@ def _require_agreement(name: str, runs: list[Run]) -> None:
     for run in runs[1:]:
         differing = {key: (first[key], value) for key, value in settings(run).items() if value != first[key]}
         if differing:
-            raise ConfigError(
-                f"{runs[0].path} and {run.path} are both runs of {name}, but differ in {json.dumps(differing)}: they "
-                "are no repetitions of one experiment. Draw them in separate calls, or train under two config names."
-            )
+            raise _no_repetitions(name, (runs[0].path, run.path), json.dumps(differing))
+
+
+def _no_repetitions(name: str, paths: tuple[Path, Path], differing: str) -> ConfigError:
+    return ConfigError(
+        f"{paths[0]} and {paths[1]} are both runs of {name}, but differ in {differing}: they are no repetitions of one "
+        "experiment. Draw them in separate calls, or train under two config names."
+    )
 
 
 def _shortened(names: list[str]) -> list[str]:
