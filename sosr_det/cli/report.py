@@ -14,7 +14,8 @@ def report(
         bool,
         typer.Option(
             "--seeds",
-            help="One entry per experiment (runs of the same settings) instead: n, mean and spread over seeds, the paper's number.",
+            help="One entry per experiment (runs of the same settings) instead: n, mean and spread over its seeds, "
+            "and the paper's number.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
