@@ -89,7 +89,8 @@ def prepare(
 ) -> None:
     """Download, check and unpack a data set; ImageNet from archives that you place.
 
-    An interrupted run goes on where it stopped, and leaves nothing under the data set's name.
+    Archives are checked against the publishers' checksums; Tiny ImageNet's publisher gives none, so against the one
+    that other projects hold. An interrupted run goes on where it stopped, and leaves nothing under the data set's name.
     """
     from sosr_det.data.prepare import prepare_dataset
 
@@ -189,6 +190,9 @@ def _print_prepared(prepared: PreparedDataset, root: Path) -> None:
     for split, images in prepared.images.items():
         typer.echo(f"  {split:<17}{images:>10,} images{classes}")
     typer.echo(f"terms: {entry.terms} ({entry.page})")
+    for archive in entry.archives:
+        if archive.md5_source and not prepared.already_there:
+            typer.echo(f"note:  the checksum of {archive.filename} is {archive.md5_source}")
     if prepared.archives:
         size = sum(path.stat().st_size for path in prepared.archives)
         names = ", ".join(str(path) for path in prepared.archives)

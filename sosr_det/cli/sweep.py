@@ -38,7 +38,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and do nothing.")] = False,
     data_root: Annotated[Path | None, typer.Option(help="As for `sosr-det train`.")] = None,
     backbone: Annotated[str | None, typer.Option(help="As for `sosr-det train`.")] = None,
-    total_epochs: Annotated[int | None, typer.Option(help="As for `sosr-det train`.")] = None,
+    total_epochs: Annotated[int | None, typer.Option(min=1, help="As for `sosr-det train`.")] = None,
     amp: Annotated[bool, typer.Option("--amp", help="As for `sosr-det train`.")] = False,
     registry: Annotated[
         Path | None, typer.Option(help="As for `sosr-det train`; trials publish nothing.")

@@ -109,8 +109,9 @@ def configs(
     ] = None,
 ) -> None:
     """List the shipped configs, one for every row of the paper's Tables 1-7 among them; print or copy one."""
-    from sosr_det.engine.configs import config_names, config_text, write_config_copy
+    from sosr_det.engine.configs import config_names, config_text, near_names, write_config_copy
     from sosr_det.engine.paper import TABLES, table_text
+    from sosr_det.errors import ConfigError
 
     action, names = _configs_action(words or [])
     if out is not None and action != "write":
@@ -130,12 +131,15 @@ def configs(
     elif table is not None or tables:
         numbers = TABLES if tables else [table]
         shown = [text for number in numbers if (text := table_text(number, names[0]))]
-        if shown:
-            typer.echo("\n\n".join(shown))
+        if not shown:
+            where = "the paper's tables" if tables else f"Table {table}"
+            raise ConfigError(f"no config of {where} has {names[0]!r} in its name. {near_names(names[0])}")
+        typer.echo("\n\n".join(shown))
     else:
-        for name in config_names():
-            if names[0] in name:
-                typer.echo(name)
+        found = [name for name in config_names() if names[0] in name]
+        if not found:
+            raise ConfigError(f"no shipped config has {names[0]!r} in its name. {near_names(names[0])}")
+        typer.echo("\n".join(found))
 
 
 def _configs_action(words: list[str]) -> tuple[str, list[str]]:

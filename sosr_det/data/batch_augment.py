@@ -71,6 +71,10 @@ class BatchRandomCrop(nn.Module):
         for one, image, (down, right) in zip(cropped, source, (offsets - self.padding).tolist(), strict=True):
             top, bottom = max(down, 0), min(height, height + down)
             left, end = max(right, 0), min(width, width + right)
+            if (
+                top >= bottom or left >= end
+            ):  # padding beyond the image's size: the frame may show nothing else
+                continue
             one[:, top - down : bottom - down, left - right : end - right] = image[:, top:bottom, left:end]
             if reflect:
                 _mirror_into_border(one.transpose(1, 0, 2), down)

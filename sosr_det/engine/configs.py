@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,12 @@ def config_text(name: str) -> tuple[str, Path]:
     """Source of a config, and the folder that its relative ``_base_`` start from.
 
     Raises:
-        ConfigError: as :func:`find_config`.
+        ConfigError: as :func:`find_config`; a file that is no config.
     """
     path = _find_file(name)
     if path is not None:
+        if Path(name).is_file():
+            _require_config(path)
         return path.read_text(), path.parent
     wanted = _wanted(name)
     if wanted not in paper_config_names():
@@ -119,15 +122,41 @@ def _find_file(name: str) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _unknown(name: str) -> str:
+def near_names(name: str) -> str:
+    """A sentence that names the shipped configs most like ``name``, or says how to list all."""
     names = config_names()
-    near = difflib.get_close_matches(_wanted(name), names, n=3, cutoff=0.4)
-    hint = (
-        f"Near names: {', '.join(near)}."
-        if near
-        else f"There are {len(names)} shipped configs: `sosr-det configs`."
-    )
-    return f"no config file and no shipped config is called {name!r}. {hint}"
+    wanted = _wanted(name)
+    whole = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
+    # A part of a name, as the patterns of `sosr-det configs` are, is not like any whole name.
+    parts = {part: name for name in reversed(names) for part in re.split("[/_]", name)}
+    near = whole or [parts[part] for part in difflib.get_close_matches(wanted, parts, n=3, cutoff=0.6)]
+    if near:
+        return f"Near names: {', '.join(near)}."
+    return f"There are {len(names)} shipped configs: `sosr-det configs`."
+
+
+def _unknown(name: str) -> str:
+    return f"no config file and no shipped config is called {name!r}. {near_names(name)}"
+
+
+def _require_config(path: Path) -> None:
+    """Refuse a file that is no config; read, not run, since it may be any script.
+
+    Raises:
+        ConfigError: it is not Python, or sets nothing that a config sets.
+    """
+    try:
+        statements = ast.parse(path.read_bytes()).body if path.suffix == ".py" else None
+    except (SyntaxError, ValueError, OSError) as error:
+        raise ConfigError(f"{path} is no config: it cannot be read as Python: {error}") from error
+    if statements is None:
+        raise ConfigError(f"{path} is no config: a config is a Python file whose name ends in .py.")
+    targets = [target for node in statements if isinstance(node, ast.Assign) for target in node.targets]
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    if not names & {"_base_", *RUNNER_KEYS} and "read_base" not in ast.dump(ast.Module(statements, [])):
+        raise ConfigError(
+            f"{path} is no config: it sets none of _base_, model, train_dataloader, … that a config sets."
+        )
 
 
 def _find_package_config(name: str) -> Path:

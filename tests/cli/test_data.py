@@ -71,6 +71,21 @@ def test_prepare_says_what_it_made_and_how_to_go_on(capsys, miniature):
     assert not (miniature / "tiny.zip").exists()
 
 
+def test_prepare_says_whose_checksum_it_compared(capsys, miniature, monkeypatch):
+    entry = dataset_entry("tiny-imagenet")
+    archives = (dataclasses.replace(entry.archives[0], md5_source="not the publisher's"),)
+    entry = dataclasses.replace(entry, archives=archives)
+    monkeypatch.setattr(catalogue, "CATALOGUE", {**catalogue.CATALOGUE, "tiny-imagenet": entry})
+    _, out, _ = run(capsys, "data", "prepare", "tiny-imagenet", "--root", miniature)
+    assert "note:  the checksum of tiny.zip is not the publisher's\n" in out
+    _, out, _ = run(
+        capsys, "data", "prepare", "tiny-imagenet", "--root", miniature
+    )  # nothing was compared now
+    assert "note:" not in out
+    _, out, _ = run(capsys, "data", "prepare", "--help")
+    assert "Tiny ImageNet's publisher gives none" in " ".join(out.split())
+
+
 def test_prepare_uses_sosr_data_and_a_named_archive(capsys, miniature, monkeypatch, tmp_path):
     (miniature / "tiny.zip").rename(tmp_path / "moved.zip")
     monkeypatch.setenv("SOSR_DATA", str(tmp_path / "elsewhere"))

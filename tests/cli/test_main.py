@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer
 
 from sosr_det.cli.doctor import overlapping_packages
-from sosr_det.cli.main import expand_cfg_options, explain
+from sosr_det.cli.main import app, expand_cfg_options, explain, main
 from sosr_det.errors import DataError
 
 
@@ -99,6 +102,56 @@ def test_errors_exit_non_zero_without_a_traceback(tmp_path):
 def test_wrong_usage_exits_2():
     assert run("train").returncode == 2
     assert run("no-such-command").returncode == 2
+
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {"configs", "doctor", "export", "figures", "report", "sweep", "test", "train"}
+GROUPS = {
+    "bench": {"augment", "loss", "step"},
+    "data": {"demo", "prepare", "verify"},
+    "registry": {"ls", "resolve", "show", "verify"},
+}
+
+
+def commands_in(text: str) -> set[tuple[str, ...]]:
+    """``(command,)`` or ``(group, command)`` of every ``sosr-det …`` in a page's code."""
+    code = " ".join(re.findall(r"```.*?```|`[^`]+`", text, flags=re.DOTALL))
+    found = re.findall(r"sosr-det ([a-z][a-z-]*)(?: ([a-z][a-z-]*)(?![\w/.=]))?", code)
+    return {(first, second) if first in GROUPS and second else (first,) for first, second in found}
+
+
+def test_commands_are_found_in_text():
+    text = (
+        "`sosr-det doctor` and sosr-det prose\n```\nsosr-det data prepare x\nsosr-det report work_dirs\n```\n"
+    )
+    assert commands_in(text) == {("doctor",), ("data", "prepare"), ("report",)}
+
+
+def help_of(*command):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    return end.value.code
+
+
+def test_every_command_of_the_readme_is_there(capsys):
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    named = commands_in("\n".join(page.read_text() for page in pages))
+    assert len({command[0] for command in named}) >= 6, named
+    for command in sorted(named):
+        assert help_of(*command) == 0, f"sosr-det {' '.join(command)} --help: {capsys.readouterr().err}"
+        assert f" {' '.join(command)} [OPTIONS]" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_command_answers_help(capsys):
+    commands = [(name,) for name in COMMANDS | set(GROUPS)]
+    commands += [(group, part) for group, parts in GROUPS.items() for part in parts]
+    for command in sorted(commands):
+        assert help_of(*command) == 0, command
+        assert f" {' '.join(command)} [OPTIONS]" in " ".join(capsys.readouterr().out.split())
+    assert help_of("no-such-command") == help_of("data", "no-such-command") == 2  # the negative control
+    tree = typer.main.get_command(app).commands
+    assert set(tree) == COMMANDS | set(GROUPS)  # a new command belongs into the lists above
+    assert {group: set(tree[group].commands) for group in GROUPS} == GROUPS
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["configs"], ["--version"]])

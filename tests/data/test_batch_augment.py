@@ -62,6 +62,25 @@ def test_reflection_up_to_half_the_image():
         BatchRandomCrop(4, "reflect")(images)
 
 
+@pytest.mark.parametrize(
+    ("padding", "height", "width"), [(9, 3, 5), (4, 3, 9), (4, 9, 3), (5, 5, 5), (12, 1, 1)]
+)
+def test_constant_padding_larger_than_the_image(padding, height, width):
+    offsets = torch.tensor(list(product(range(2 * padding + 1), repeat=2)))
+    images = noise(len(offsets), height, width)
+    got = BatchRandomCrop(padding, fill=(7, 80, 255)).crop(images, offsets)
+    empty = torch.tensor([7, 80, 255], dtype=torch.uint8)[:, None, None].expand(3, height, width)
+    assert torch.equal(got[0], empty)  # the far corner shows nothing of the image
+    for image, (top, left), crop in zip(images, offsets.tolist(), got, strict=True):
+        padded = F.pad(image, [padding], fill=[7, 80, 255])
+        assert torch.equal(crop, F.crop(padded, top, left, height, width)), (top, left)
+    assert BatchRandomCrop(padding)(images).shape == images.shape
+    with pytest.raises(
+        ConfigError, match=rf"cannot reflect {padding} pixels of images of {height} x {width}"
+    ):
+        BatchRandomCrop(padding, "reflect")(images)
+
+
 def test_flip_has_torchvisions_pixels():
     images = noise(40)
     chosen = torch.arange(40) % 3 == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from itertools import islice
 
@@ -13,8 +14,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torchvision.transforms.v2 import functional as F
 
 import sosr_det.register  # noqa: F401
+from sosr_det.data import fast_autoaugment_ops
 from sosr_det.data.fast_autoaugment import FastAutoAugment, published_policies
-from sosr_det.data.fast_autoaugment_ops import OPERATIONS, cutout_rectangle
+from sosr_det.data.fast_autoaugment_ops import CUTOUT_RGB, OPERATIONS, cutout_rectangle
 from sosr_det.errors import ConfigError
 
 AFFINE = Image.Transform.AFFINE
@@ -177,6 +179,19 @@ def test_probabilities_signs_and_order():
     assert abs(np.mean(both) - 0.2) < 0.03  # drawn independently
     values = {value for steps in draws for step, value in steps if step == "Invert"}
     assert values == {0.5}
+
+
+def test_cutouts_colour_is_what_its_comment_says():
+    """CIFAR-10's mean, not ImageNet's; the pixels are in `test_cutout_is_pils_rectangle`."""
+    from torchvision.models import ResNet18_Weights
+
+    cifar10 = (0.49140, 0.48216, 0.44653)  # of the training set, as torchvision's and Keras' users have it
+    assert tuple(round(255 * mean) for mean in cifar10) == CUTOUT_RGB
+    imagenet = ResNet18_Weights.DEFAULT.transforms().mean
+    assert tuple(round(255 * mean) for mean in imagenet) != CUTOUT_RGB
+    comment = inspect.getsource(fast_autoaugment_ops).partition("CUTOUT_RGB =")[0].rpartition("\n\n")[2]
+    assert "CIFAR-10" in comment
+    assert "ImageNet" not in comment
 
 
 def test_cutouts_place_is_drawn_as_published(looks_uniform):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -255,6 +257,119 @@ def test_two_at_once_are_kept_apart(cub):
     ):
         prepare_dataset("cub200", cub)
     assert prepare_dataset("cub200", cub).images == {"train": 4, "test": 4}
+
+
+def test_the_lock_file_is_removed_while_it_is_held(cub, monkeypatch):
+    """Later it could be another's already."""
+    unlink, held = os.unlink, []
+
+    def unlink_and_look(path, **options):
+        if str(path).endswith(".prepare.lock"):
+            with open(path) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    held.append(path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink_and_look)
+    prepare_dataset("cub200", cub)
+    assert held == [str(cub / ".cub200.prepare.lock")]
+    assert sorted(path.name for path in cub.iterdir()) == ["CUB_200_2011", "CUB_200_2011.tgz"]
+
+
+def test_who_opened_a_removed_lock_file_does_not_hold_the_lock(tmp_path, monkeypatch):
+    """Else two could be at work at once: one with the file that has no name any more, one with its successor."""
+    from sosr_det.data.prepare.staging import only_one
+
+    flock, first, late = fcntl.flock, only_one(tmp_path, "x"), []
+
+    def first_one_ends_just_before(descriptor, operation):
+        if not late:
+            late.append(descriptor)
+            first.__exit__(None, None, None)
+            assert os.fstat(descriptor).st_nlink == 0
+        return flock(descriptor, operation)
+
+    first.__enter__()
+    monkeypatch.setattr(fcntl, "flock", first_one_ends_just_before)
+    held = False
+    with contextlib.suppress(DataError), only_one(tmp_path, "x"):  # to wait is no fault
+        held = True
+        with pytest.raises(DataError, match="at work"), only_one(tmp_path, "x"):
+            pass
+    assert late
+    assert held or not (tmp_path / ".x.prepare.lock").exists()
+    with only_one(tmp_path, "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("start", ["nowhere", "a/b/c", "a/CUB_200_2011"])
+def test_failing_before_any_work_leaves_no_folder(cub, tmp_path, start):
+    """No archive, and none to be had: the URL cannot be reached."""
+    (cub / "CUB_200_2011.tgz").unlink()
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="not a file"):
+        prepare_dataset("cub200", tmp_path / start, archives=[tmp_path / "missing.tgz"])
+    assert set(tmp_path.rglob("*")) == before
+    with pytest.raises(DataError, match="cannot reach"):
+        prepare_dataset("cub200", tmp_path / start)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_folders_that_were_there_or_hold_something_stay(cub, tmp_path, monkeypatch):
+    (cub / "CUB_200_2011.tgz").unlink()
+    (tmp_path / "mine" / "CUB_200_2011").mkdir(parents=True)
+    for root in (tmp_path / "mine", tmp_path / "mine" / "CUB_200_2011", cub):
+        with pytest.raises(DataError, match="cannot reach"):
+            prepare_dataset("cub200", root)
+        assert root.is_dir()
+    assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine" / "CUB_200_2011"]
+
+    def breaks_off(archive, target, **_):
+        target.with_name(f"{target.name}.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sosr_det.data.prepare.prepare.download_archive", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset("cub200", tmp_path / "new" / "data")
+    assert [path.name for path in (tmp_path / "new" / "data").iterdir()] == ["CUB_200_2011.tgz.part"]
+
+
+def test_imagenet_without_its_archives_leaves_no_folder(tmp_path):
+    with pytest.raises(DataError, match="registered users"):
+        prepare_dataset("imagenet", tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "data").mkdir()
+    for archive in dataset_entry("imagenet").archives:
+        (tmp_path / "data" / archive.filename).write_bytes(b"wrong")
+    with pytest.raises(DataError, match="is not the published ILSVRC2012_devkit_t12"):
+        prepare_dataset("imagenet", tmp_path / "data")
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == sorted(
+        archive.filename for archive in dataset_entry("imagenet").archives
+    )
+
+
+def test_whose_checksum_it_is(tmp_path):
+    """Stanford publishes none for Tiny ImageNet; the others are the publishers' own."""
+    archive = tmp_path / "tiny-imagenet-200.zip"
+    archive.write_bytes(b"x")
+    for prepare in ({"archives": [archive]}, {}):
+        root = tmp_path if prepare == {} else tmp_path / "data"
+        with pytest.raises(
+            DataError, match=r"expected md5 90528d7c.*; the expected checksum is not Stanford's"
+        ):
+            prepare_dataset("tiny-imagenet", root, **prepare)
+    assert [n for n, entry in catalogue.CATALOGUE.items() if any(a.md5_source for a in entry.archives)] == [
+        "tiny-imagenet"
+    ]
+    from sosr_det.data.prepare.places import Places, how_to_place
+
+    for name in ("tiny-imagenet", "cub200"):
+        entry = dataset_entry(name)
+        text = how_to_place(entry, entry.archives, Places.of(entry, tmp_path))
+        assert ("not Stanford's" in text) == (name == "tiny-imagenet")
 
 
 def test_cifar_goes_where_the_configs_look(monkeypatch, tmp_path):

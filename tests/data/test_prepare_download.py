@@ -359,6 +359,8 @@ def test_prepare_says_what_to_place_when_there_is_no_network(miniature, tmp_path
     for needed in (url, archive.md5, str(root / "mini.zip"), f"prepare tiny-imagenet --root '{root}'"):
         assert needed in message
     # Following the advice works, without network.
+    assert "make the folder if it is missing" in message
+    root.mkdir()
     (root / "mini.zip").write_bytes(miniature_zip())
     assert prepare_dataset("tiny-imagenet", root).images == {"train": 2, "val": 2}
 

@@ -20,7 +20,7 @@ from torchvision.io import write_png
 from typer.testing import CliRunner
 
 import sosr_det.register  # noqa: F401
-from sosr_det.cli.main import app
+from sosr_det.cli.main import app, main
 from sosr_det.engine import configs
 from sosr_det.engine.config_copies import rebased
 from sosr_det.engine.configs import config_names, config_roots, find_config, load_config, write_config_copy
@@ -107,8 +107,8 @@ def test_every_number_has_a_config_that_states_it():
         name = config_name(cell.experiment)
         assert name in names
         header = find_config(name).read_text().split("_base_")[0]
-        # The hand-written files leave out the spread.
-        assert (cell.top1 if name in GENERATED else cell.top1.partition("±")[0]) in header
+        # The hand-written files of Table 3 leave out the spread.
+        assert (cell.top1.partition("±")[0] if cell.table == 3 else cell.top1) in header
         assert f"Table {cell.table}" in header or cell.table in (5, 7)  # the latter repeat runs of 1 and 4
 
 
@@ -130,6 +130,36 @@ def test_generated_headers_state_number_and_place():
         for loss in ("ce", "sosr")
     }
     assert "75.42" in paper_config_text(f"pretrain/resnet110_sosr_{C100}").split("prints two numbers")[1]
+
+
+# Copied from sections 3.1 and 3.2: the tables for which the paper states P, and those for which it states beta.
+P_STATED, BETA_STATED = {1, 2, 4, 5, 6, 7}, {5: 0.5, 6: 0.5, 7: 1.0}
+
+
+@pytest.mark.parametrize("name", [n for n in config_names() if "sosr_" in n])
+def test_p_and_beta_are_called_stated_where_the_paper_states_them(name):
+    tables = {cell.table for cell in cells() if config_name(cell.experiment) == name}
+    loss = load_config(name).model.get("loss")
+    if tables & BETA_STATED.keys():
+        assert {BETA_STATED[table] for table in tables & BETA_STATED.keys()} == {loss.weight}
+    if name in GENERATED:
+        text = " ".join(paper_config_text(name).split("_base_")[0].replace("\n#", "").split())
+        stated = text.partition("Stated in the paper: ")[2].partition("Not stated there")[0]
+        chosen = text.partition("Not stated there, chosen here: ")[2]
+        assert ("P = 0.99" in stated) == bool(tables & P_STATED)
+        assert ("P = 0.99" in chosen) == (not tables & P_STATED)
+        assert (f"beta = {loss.weight:g}" in stated) == bool(tables & BETA_STATED.keys())
+        assert (f"beta = {loss.weight:g}" in chosen) == (not tables & BETA_STATED.keys())
+
+
+def test_recipes_state_beta_for_the_papers_tables():
+    from sosr_det.engine.paper.recipes import DATA
+
+    stated = {table: data.beta for data in DATA.values() for table in data.beta_stated_for}
+    assert stated == BETA_STATED
+    text = find_config(f"finetune/resnet50-ce-pre_sosr_{CUB}").read_text()
+    assert "not stated for Table 4" in text
+    assert "is Table 7's" in text
 
 
 # ---- the settings --------------------------------------------------------------------------------------------------
@@ -480,7 +510,28 @@ def run(*arguments):
 def test_listing():
     assert run().stdout.split() == config_names()
     assert run("resnet56_cutmix").stdout.split() == [n for n in config_names() if "resnet56_cutmix" in n]
-    assert run("nothing-like-it").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["zzzz"],
+            f"no shipped config has 'zzzz' in its name. There are {len(config_names())} shipped configs",
+        ),
+        (["resnet57_cutmix"], "'resnet57_cutmix' in its name. Near names: pretrain/resnet56_cutmix"),
+        (["resnet65"], "'resnet65' in its name. Near names: pretrain/resnet56_"),
+        (["--table", "6", "cub200"], "no config of Table 6 has 'cub200' in its name."),
+        (["--tables", "zzzz"], "no config of the paper's tables has 'zzzz' in its name."),
+    ],
+)
+def test_a_pattern_without_a_match(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["configs", *arguments])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err
 
 
 def test_listing_a_table():
@@ -507,6 +558,50 @@ def test_show_and_write(tmp_path):
     assert run("show", file).stdout == find_config(file).read_text()
     assert run("write", NAME, "--out", str(tmp_path / "a.py")).exit_code == 0
     assert load_config(str(tmp_path / "a.py")).to_dict() == loaded(NAME)
+
+
+SCRIPT = "from pathlib import Path\nPath('was-run').touch()\nsecret = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("notes.txt", "secret\n"), ("config.json", '{"model": "secret"}'), ("binary.py", "\0secret"),
+        ("broken.py", "model = dict(secret\n"), ("script.py", SCRIPT), ("empty.py", ""),
+    ],
+)  # fmt: skip
+def test_only_configs_are_shown(file, content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).write_text(content)
+    for arguments in (("show", file), ("show", str(tmp_path / file)), ("write", file, "--out", "new.py")):
+        result = run(*arguments)
+        assert isinstance(result.exception, ConfigError)
+        assert f"{file} is no config: " in str(result.exception)
+        assert "secret" not in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [
+        file
+    ]  # nothing was written, and the script was not run
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "_base_ = 'other.py'\n",
+        "model = dict(type='X')\n",
+        "lr = 0.1\noptim_wrapper = dict(lr=lr)\n",
+        "from mmengine.config import read_base\nwith read_base():\n    from .other import *\n",
+    ],
+)
+def test_configs_of_ones_own_are_shown(text, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    assert run("show", str(tmp_path / "mine.py")).stdout == text
+    assert run("write", str(tmp_path / "mine.py"), "--out", str(tmp_path / "copy.py")).exit_code == 0
+
+
+@pytest.mark.parametrize("name", [n for n in config_names() if n not in GENERATED])
+def test_every_shipped_file_is_shown_by_its_path(name):
+    path = find_config(name)
+    assert run("show", str(path)).stdout == path.read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+from sosr_det.engine.configs import load_config
 from sosr_det.engine.run_record import write_run_record
 from sosr_det.engine.sweep import SweepOptions, run_sweep
 from sosr_det.engine.sweep import sweep as sweep_module
+from sosr_det.engine.sweep.checks import metric_names
 from sosr_det.engine.sweep.grid import parse_grid, parse_seeds, points
 from sosr_det.engine.sweep.process import hold_lock, last_error
 from sosr_det.engine.sweep.results import direction_of
@@ -28,6 +31,7 @@ from sosr_det.errors import ConfigError, SosrError
 
 CONFIG = "demo/resnet18_sosr_1xb32-6e_demo-imagenet"
 PLAIN = "demo/resnet18_ce_1xb32-6e_demo-imagenet"
+DETECTION = "demo/retinanet_r18-sosr-pre_fpn_3e_demo-voc"
 GRID = ["model.loss.threshold=0.9,0.99", "model.loss.weight=0.5,1"]
 
 
@@ -89,14 +93,96 @@ def test_bad_seeds(text):
         ({"settings": ["model.loss.treshold=0.9"]}, "threshold"),
         ({"settings": ["randomness.seed=1,2"]}, "--seeds"),
         ({"cfg_options": ["randomness.seed=1"]}, "--seeds"),
-        ({"settings": [], "config": PLAIN}, "-sosr twin"),
+        (
+            {"settings": [], "config": PLAIN},
+            r"has the loss CrossEntropyLoss: take its -sosr twin, or .*--set KEY",
+        ),
+        (
+            {"settings": [], "config": DETECTION, "metric": "voc/map_area"},
+            "detection stage.* name what .*--set KEY",
+        ),
+        (
+            {"settings": ["model.loss.threshold=0.9,1.5"]},
+            r"--set model\.loss\.threshold=1\.5: .*\(0, 1\), got 1\.5",
+        ),
+        (
+            {"settings": ["model.loss.threshold=0.9", "model.loss.weight=0,-1"]},
+            r"--set model\.loss\.threshold=0\.9 --set model\.loss\.weight=-1: .*>= 0, got -1",
+        ),
+        ({"settings": ["model.loss.type=SOSRLoss,NoSuchLoss"]}, "NoSuchLoss"),
+        (
+            {"metric": "foo/bar"},
+            r"--metric foo/bar: .*accuracy/top1, accuracy/top5, accuracy/ece, accuracy/nll",
+        ),
+        (
+            {"metric": "accuracy/top5", "cfg_options": ["model.num_classes=3"]},
+            "gives: accuracy/top1, accuracy/ece",
+        ),
+        (
+            {"config": DETECTION, "settings": ["optim_wrapper.optimizer.lr=0.1,0.01"]},
+            r"accuracy/top1: .*voc/map_11point, voc/map_area, .*voc/ap_area/<class>",
+        ),
         ({"config": "no/such"}, "no config file"),
     ],
 )
-def test_what_the_config_refuses_is_refused_at_once(changes, message, tmp_path):
+def test_what_the_config_refuses_is_refused_at_once(changes, message, training, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        run_sweep(SweepOptions(**{"config": CONFIG, "settings": GRID, "work_dir": tmp_path / "s", **changes}))
+        sweep(tmp_path / "s", **changes)
     assert not (tmp_path / "s").exists()
+    assert training.commands == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": DETECTION, "settings": ["optim_wrapper.optimizer.lr=0.1"], "metric": "voc/map_area"},
+        {"config": DETECTION, "settings": ["optim_wrapper.optimizer.lr=0.1"], "metric": "voc/ap_area/bird"},
+        {"config": PLAIN, "settings": ["optim_wrapper.optimizer.lr=0.1"]},
+        {"settings": [], "metric": "accuracy/nll"},
+        {"settings": ["model.loss.weight=0,0.5"]},
+        {"settings": ["model.loss.type=SOSRLoss"], "metric": "accuracy/top5"},
+        # Another package's evaluator gives names of its own.
+        {"cfg_options": ["val_evaluator.type=Accuracy"], "metric": "foo/bar"},
+        {"cfg_options": ["val_evaluator.prefix=mine"], "metric": "mine/top1"},
+        {"cfg_options": ["val_evaluator.topk=[2]"], "metric": "accuracy/top2"},
+    ],
+)
+def test_what_would_work_is_let_through(changes, tmp_path, capsys):
+    sweep(tmp_path / "s", dry_run=True, seeds="0", **changes)
+    assert "[1/" in capsys.readouterr().out
+
+
+def test_the_loss_inside_of_another_kind_of_model_is_left_to_it(training, tmp_path):
+    """Only this project's classifier is known to build `model.loss` as checked."""
+    path = tmp_path / "mine.py"
+    path.write_text("model = dict(type='SomeoneElses', loss=dict(type='NotOurs', threshold=1, weight=0))\n")
+    sweep(tmp_path / "s", config=str(path))
+    assert len(training.commands) == 8
+
+
+def test_metric_names_are_what_the_metrics_give():
+    """Names known before the first run, against the evaluators themselves."""
+    from sosr_det.evaluation.classification import ClassificationMetric
+    from sosr_det.evaluation.voc_metric import VOCDevkitMetric
+
+    scores = torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1])
+    metric = ClassificationMetric(topk=(1, 5, 9))
+    metric.process(None, [{"scores": scores, "label": 0}])
+    config = {
+        "model": {"num_classes": 5},
+        "val_evaluator": {"type": "ClassificationMetric", "topk": (1, 5, 9)},
+    }
+    assert metric_names(config) == (list(metric.evaluate(1)), [])
+
+    metric = VOCDevkitMetric()
+    metric.dataset_meta = {"classes": ["a", "b"]}
+    boxes = {"bboxes": torch.tensor([[0.0, 0.0, 9.0, 9.0]]), "labels": torch.tensor([0])}
+    none = {"bboxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    found = {**boxes, "scores": torch.tensor([0.9])}
+    metric.process(None, [{"gt_instances": boxes, "ignored_instances": none, "pred_instances": found}])
+    given = set(metric.evaluate(1))
+    exact, of_classes = metric_names(load_config(DETECTION))
+    assert {f"{start}{name}" for start in of_classes for name in "ab"} | set(exact) == given
 
 
 # ---- running it ----------------------------------------------------------------------------------------------------
@@ -332,8 +418,8 @@ def test_another_metric_needs_no_new_run(training, tmp_path, capsys):
     assert len(training.commands) == 8
     table = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     assert [line.split()[:2] for line in table[1:5] if "best" in line] == [["0.9", "1"]]  # less is better
-    with pytest.raises(ConfigError, match=r"--metric accuracy/tp1.*accuracy/ece, accuracy/top1"):
-        sweep(tmp_path / "s", metric="accuracy/tp1")
+    with pytest.raises(ConfigError, match=r"--metric accuracy/nll.*accuracy/ece, accuracy/top1"):
+        sweep(tmp_path / "s", metric="accuracy/nll")  # the config's validation gives it, these runs did not
     assert direction_of("accuracy/nll") == "minimize"
     assert direction_of("accuracy/top5") == "maximize"
 
@@ -468,6 +554,9 @@ def test_command_line(monkeypatch, tmp_path):
         "--set a=1,2 --set b=3 --seeds 4,5 --metric m --work-dir w --extend --stop-on-error --dry-run --data-root d "
         "--backbone x --total-epochs 6 --amp --registry r --cfg-options c=7 --cfg-options e=8"
     )
+    none = runner.invoke(app, [CONFIG, "--total-epochs", "0"])
+    assert (none.exit_code, asked) == (2, [])
+    assert "total-epochs" in none.output
     assert runner.invoke(app, [CONFIG, *arguments.split()]).exit_code == 0
     assert asked == [
         SweepOptions(
@@ -482,25 +571,24 @@ def test_command_line(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_real_trials(demo, tmp_path, capsys, monkeypatch):
-    """Two trainings in processes of their own: one that works, one whose P the loss refuses."""
+    """Two trainings in processes of their own: one that works, one whose learning rate the optimizer refuses."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     no_workers = [
         f"{part}_dataloader.{key}"
         for part in ("train", "val")
         for key in ("num_workers=0", "persistent_workers=False")
     ]
-    with pytest.raises(SosrError, match=r"1 of 2 trials failed: threshold-1\.5_seed-0"):
+    with pytest.raises(SosrError, match=r"1 of 2 trials failed: lr-1-\w+_threshold-0\.9_seed-0"):
         sweep(
-            tmp_path / "s", settings=["model.loss.threshold=0.9,1.5"], seeds="0",
+            tmp_path / "s", settings=["optim_wrapper.optimizer.lr=0.01,-1", "model.loss.threshold=0.9"], seeds="0",
             data_root=demo.imagenet, total_epochs=1, cfg_options=no_workers,
         )  # fmt: skip
     out = capsys.readouterr().out
-    assert "threshold" in out
-    assert "1.5" in out
+    assert "Invalid learning rate: -1" in out
     result = json.loads((tmp_path / "s" / "sweep.json").read_text())
     assert result["runs"][0]["status"] == "completed"
-    record = json.loads((tmp_path / "s" / "threshold-0.9_seed-0" / "run.json").read_text())
+    record = json.loads((tmp_path / "s" / "lr-0.01_threshold-0.9_seed-0" / "run.json").read_text())
     assert result["runs"][0]["value"] == record["best"]["val"]["accuracy/top1"]
     assert "threshold=0.9" in record["config_text"]
     assert "published" not in record
-    assert "(0, 1)" in result["runs"][1]["error"] or "threshold" in result["runs"][1]["error"]
+    assert "Invalid learning rate: -1" in result["runs"][1]["error"]

@@ -16,6 +16,7 @@ class Archive:
     Attributes:
         filename: its published name.
         md5: its published MD5, hex digits. MD5 is what is published; against damage and a stale mirror it is enough.
+        md5_source: whose the MD5 is where the publisher gives none, as a phrase; empty where it is the publisher's.
         size: bytes. Used to plan disk space and to explain a wrong checksum; the checksum alone decides.
         url: where it can be downloaded; None where the terms ask for an account.
     """
@@ -24,6 +25,7 @@ class Archive:
     md5: str
     size: int
     url: str | None = None
+    md5_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ _CIFAR_TERMS = "No licence is stated; its page asks for a citation of Krizhevsky
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"
 
 # Checksums: torchvision.datasets (CIFAR, ImageNet, VOC); CaltechDATA record 65de6-vp158 (CUB); Stanford publishes none
-# for Tiny ImageNet, this is the one that torch-based libraries (avalanche among them) hold.
+# for Tiny ImageNet (see its `md5_source`).
 _ENTRIES = (
     DatasetEntry(
         name="cifar10",
@@ -136,6 +138,8 @@ _ENTRIES = (
                 "90528d7ca1a48142e341f4ef8d21d0de",
                 248_100_043,
                 "https://cs231n.stanford.edu/tiny-imagenet-200.zip",
+                md5_source="not Stanford's, which publishes none, but the one that avalanche and many other projects "
+                "hold for this file",
             ),
         ),
         archive_top="tiny-imagenet-200",

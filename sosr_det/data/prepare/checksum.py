@@ -43,9 +43,11 @@ def check_archive(archive: Archive, path: Path, progress: Progress = no_progress
 
 
 def describe_difference(archive: Archive, path: Path, found_md5: str) -> str:
-    """Say what was expected and what is there, with the likely cause where the file shows one."""
+    """Say what was expected, by whose checksum, and what is there, with the likely cause where the file shows one."""
     size = path.stat().st_size
     text = f"expected md5 {archive.md5} ({archive.size:,} bytes), got md5 {found_md5} ({size:,} bytes)"
+    if archive.md5_source:
+        text += f"; the expected checksum is {archive.md5_source}"
     with open(path, "rb") as file:
         start = file.read(64).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):

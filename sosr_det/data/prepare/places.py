@@ -80,12 +80,17 @@ def how_to_place(entry: DatasetEntry, archives: Sequence[Archive], places: Place
     for archive in archives:
         lines += [
             f"  {archive.url or archive.filename}",
-            f"    {archive.size / 1e6:,.1f} MB, md5 {archive.md5}",
+            f"    {archive.size / 1e6:,.1f} MB, md5 {archive.md5}"
+            + (f" ({archive.md5_source})" if archive.md5_source else ""),
             f"    -> {places.downloads.absolute() / archive.filename}",
         ]
     command = prepare_command(entry, places)
     return "\n".join(
-        [*lines, "and run the command again (files elsewhere: --archive FILE for each):", f"  {command}"]
+        [
+            *lines,
+            "(make the folder if it is missing) and run the command again (files elsewhere: --archive FILE for each):",
+            f"  {command}",
+        ]
     )
 
 

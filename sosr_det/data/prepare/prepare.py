@@ -20,6 +20,7 @@ from sosr_det.data.prepare.staging import (
     disk_errors,
     fresh_staging,
     holds_something,
+    no_empty_folders,
     only_one,
     publish,
 )
@@ -60,7 +61,8 @@ def prepare_dataset(
     """Download what may be downloaded, check, unpack and count a data set.
 
     It is unpacked into a hidden folder beside its final place and renamed when it is complete: an interrupted call
-    leaves archives and ``.part`` files, which the next one uses, and nothing under the final name. Images are counted,
+    leaves archives and ``.part`` files, which the next one uses, and nothing under the final name; without those it
+    leaves no folder either that was not there before. Images are counted,
     not decoded; :func:`~sosr_det.data.prepare.verify.verify_dataset` does that.
 
     Args:
@@ -78,7 +80,7 @@ def prepare_dataset(
     """
     entry = dataset_entry(name)
     places = Places.of(entry, Path(root))
-    with disk_errors(places.root):
+    with disk_errors(places.root), no_empty_folders(places.downloads, places.home, places.final):
         places.downloads.mkdir(parents=True, exist_ok=True)
         with only_one(places.downloads, entry.name):
             found = _already_there(entry, places)

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -18,7 +18,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @contextmanager
 def only_one(folder: Path, name: str) -> Iterator[None]:
-    """Keep a second ``prepare`` of the same data set out of the folder.
+    """Keep a second ``prepare`` of the same data set out of the folder, by a hidden file that is removed at the end.
 
     Raises:
         DataError: one is at work already.
@@ -33,7 +33,24 @@ def only_one(folder: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before the release: whoever opened the file until now finds on locking it that it has no name any more, and
+        # filelock (since 3.21) tries again with a new one. Windows does not remove an open file; filelock does there.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
         lock.release()
+
+
+@contextmanager
+def no_empty_folders(*folders: Path) -> Iterator[None]:
+    """Take back those of the folders, and of their parents, that did not exist before and are empty at the end."""
+    lineages = [(folder.absolute(), *folder.absolute().parents) for folder in folders]
+    new = {folder for lineage in lineages for folder in lineage if not folder.exists()}
+    try:
+        yield
+    finally:
+        for folder in sorted(new, key=lambda folder: len(folder.parts), reverse=True):
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
 
 
 @contextmanager

@@ -167,7 +167,11 @@ def _header(experiment: Experiment) -> list[str]:
     from_code = [data.from_code]
     chosen = [*data.chosen, technique.chosen.get("", ""), technique.chosen.get(experiment.data, "")]
     if experiment.sosr:
-        stated += [technique.stated_with_sosr, f"P = {THRESHOLD}"]
+        stated.append(technique.stated_with_sosr)
+        if reported:
+            stated.append(f"P = {THRESHOLD}")
+        else:
+            chosen.append(data.threshold_reason)
         if any(cell.table in data.beta_stated_for for cell in reported):
             stated.append(f"beta = {data.beta:g}")
         else:

@@ -20,6 +20,7 @@ from typing import Any
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.provenance import text_digest
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
+from sosr_det.engine.sweep.checks import require_metric, require_sosr, require_usable_losses
 from sosr_det.engine.sweep.grid import Point, parse_grid, parse_seeds, points
 from sosr_det.engine.sweep.process import hold_lock, last_error, run_process
 from sosr_det.engine.sweep.results import (
@@ -102,12 +103,17 @@ class _Sweep:
         if "randomness.seed" in self.grid:
             raise ConfigError("--set randomness.seed: use --seeds.")
         base = load_config(options.config, options.cfg_options)
+        if not options.settings:
+            require_sosr(options.config, base)
         for key, values in self.grid.items():
             for value in values:
                 try:
                     load_config(options.config, [*options.cfg_options, f"{key}={value}"])
                 except ConfigError as error:
-                    raise ConfigError(self._refusal(key, value, error, base)) from error
+                    reason = str(error).removeprefix("--cfg-options ")
+                    raise ConfigError(f"--set {key}={value}: {reason}") from error
+        require_usable_losses(self.grid, base)
+        require_metric(options.metric, base)
         return {
             "config": options.config,
             "config_digest": text_digest(json.dumps(base.to_dict(), sort_keys=True, default=str)),
@@ -120,16 +126,6 @@ class _Sweep:
                 "cfg_options": list(options.cfg_options),
             },
         }
-
-    def _refusal(self, key: str, value: str, error: ConfigError, base: Any) -> str:
-        text = f"--set {key}={value}: {str(error).removeprefix('--cfg-options ')}"
-        loss = (base.get("model") or {}).get("loss") or {}
-        if not self.options.settings and loss.get("type") != "SOSRLoss":
-            text += (
-                f" Without --set the grid is over SOSR's P and beta, but this config's loss is {loss.get('type')}: "
-                "take its -sosr twin, or name what to vary with --set KEY=V1,V2."
-            )
-        return text
 
     # ---- folder ----------------------------------------------------------------------------------------------------
 
