@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import gzip
 import hashlib
 import io
 import os
@@ -32,12 +33,14 @@ def jpeg(seed: int) -> bytes:
 
 def tgz(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
+    return gzip.compress(
+        buffer.getvalue(), mtime=0
+    )  # without the time, so that the same files give the same bytes
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

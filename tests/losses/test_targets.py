@@ -257,7 +257,9 @@ def test_compiles_without_graph_breaks(kind, make_case):
     torch.testing.assert_close(logits.grad, eager_logits.grad)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for one of our steps
+@pytest.mark.filterwarnings(
+    "ignore:There is a performance drop"
+)  # torch has no batching rule for one of our steps
 def test_per_sample_gradients_with_torch_func(make_case):
     logits, target = make_case("indices")
     loss = SOSRLoss(0.9, 0.7, validate=False)
