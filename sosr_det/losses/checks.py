@@ -20,10 +20,10 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold (the paper's P) must lie inside (0, 1), got {threshold!r}")
 
 
-def check_weight(weight: float, name: str = "weight (the paper's beta)") -> None:
+def check_not_negative(value: float, name: str = "weight (the paper's beta)") -> None:
     """A finite number of at least 0, or a ValueError that calls it ``name``."""
-    if not _is_number(weight) or not 0 <= weight < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {weight!r}")
+    if not _is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
 def check_shapes(logits: Tensor, target: Target) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sosr_det.losses.checks import check_shapes, check_target_values, check_weight, values_can_be_read
+from sosr_det.losses.checks import check_not_negative, check_shapes, check_target_values, values_can_be_read
 from sosr_det.losses.penalty import full_precision, widened
 from sosr_det.losses.targets import Target, is_mixed, is_soft, soft_target
 
@@ -90,7 +90,7 @@ class ConfidencePenalty(Criterion):
 
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__()
-        check_weight(weight)
+        check_not_negative(weight)
         self.weight = float(weight)
 
     def compute(self, logits: Tensor, target: Target) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sosr_det.losses.checks import (
     check_finite,
+    check_not_negative,
     check_shapes,
     check_target_values,
     check_threshold,
-    check_weight,
     values_can_be_read,
 )
 from sosr_det.losses.criteria import Criterion, CrossEntropy
@@ -86,7 +86,7 @@ class SOSRLoss(nn.Module):
         super().__init__()
         if base is not None and (isinstance(base, type) or not callable(base)):
             raise ValueError(f"base must be a criterion module (an instance, not its class), got {base!r}")
-        check_weight(start_epoch, "start_epoch (counted from 0)")
+        check_not_negative(start_epoch, "start_epoch (counted from 0)")
         self.base = CrossEntropy() if base is None else base
         self.start_epoch = start_epoch
         self.validate = validate
@@ -102,7 +102,7 @@ class SOSRLoss(nn.Module):
         threshold = self._threshold(epoch) if callable(self._threshold) else self._threshold
         weight = self._weight(epoch) if callable(self._weight) else self._weight
         check_threshold(threshold)
-        check_weight(weight)
+        check_not_negative(weight)
         self.threshold = float(threshold)
         self.weight = float(weight) if epoch >= self.start_epoch else 0.0
 
