@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine import hooks
 from sosr_det.engine.configs import RUNNER_KEYS, config_names, load_config
 from sosr_det.errors import CheckpointError
 
@@ -35,11 +36,8 @@ _NO_SETTING = re.compile(
 
 _LONG_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
-# They check and record; `sosr-det train` adds all but the last to every run.
-_OWN_HOOKS = {
-    "DataContractHook", "BackboneContractHook", "DivergenceHook", "LossEpochHook", "RankZeroBuffersHook",
-    "ThroughputHook", "PlainCheckpointHook", "RunRecordHook", "TrainingDynamicsHook",
-}  # fmt: skip
+# The hooks of this project check and record: with or without them the same is trained.
+_OWN_HOOKS = frozenset(hooks.__all__)
 
 
 def run_settings(record: Mapping[str, Any], file: Path) -> dict[str, str]:

@@ -90,6 +90,13 @@ def test_training_batches_are_mixed_and_the_loss_sees_both_labels(name):
     assert torch.isfinite(terms["loss_ce"])
 
 
+def test_normalising_leaves_the_callers_images_alone():
+    images = torch.rand(2, 3, 4, 4) * 255
+    before = images.clone()
+    ClassificationPreprocessor(**MEAN_STD)({"inputs": images, "labels": torch.tensor([0, 1])})
+    assert torch.equal(images, before)
+
+
 def test_probability_of_mixing():
     data = {"inputs": torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "labels": torch.tensor([0, 1])}
     counts = {}
