@@ -22,9 +22,9 @@ def export(
     """Publish the backbone of a training run to the registry."""
     import json
 
-    from sosr_det.registry.export import export_backbone
+    from sosr_det.engine.publishing import export_run
 
-    entry = export_backbone(source, name, registry_root=registry, license_name=license_name)
+    entry = export_run(source, name, registry_root=registry, license_name=license_name)
     if as_json:
         typer.echo(json.dumps(entry, indent=1, sort_keys=True))
     else:

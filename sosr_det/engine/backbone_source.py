@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.configs import walk_dicts
-from sosr_det.engine.transfer import check_arch, check_preprocessing
 from sosr_det.errors import BackboneMismatchError, ConfigError, SosrError
-from sosr_det.registry.store import Registry
+from sosr_det.registry.opening import open_registry
+from sosr_det.transfer.contract import check_arch, check_preprocessing
 
 RANDOM = "random"
 
@@ -63,7 +63,7 @@ def pin_checkpoints(cfg: Any) -> dict | None:
         uri = str(init_cfg["checkpoint"])
         record: dict[str, Any] = {"uri": uri, "digest": None}
         if uri.startswith("sosr://"):
-            entry = Registry().resolve(uri)
+            entry = open_registry().resolve(uri)
             if node is backbone:
                 check_arch(backbone, entry.manifest.arch, uri)
                 check_preprocessing(model.get("data_preprocessor") or {}, entry.manifest.preprocessing, uri)

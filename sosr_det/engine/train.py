@@ -26,7 +26,7 @@ from sosr_det.engine.setup import (
     require_disk_space,
 )
 from sosr_det.errors import CheckpointError, ConfigError, SosrError
-from sosr_det.registry.export import publishable_name
+from sosr_det.registry.names import publishable_name
 
 logger = logging.getLogger("sosr_det")
 

@@ -8,8 +8,9 @@ from sosr_det.registry.audit import Audit, audit_all, audit_digest, audit_refs
 from sosr_det.registry.backbone_state import split_backbone
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import TensorSpec, digest_of_specs, tensor_specs, tensors_digest
-from sosr_det.registry.manifest import Arch, Manifest, Parent, Preprocessing, Recipe
+from sosr_det.registry.manifest import Arch, Manifest, Parent, Preprocessing, Probe, Recipe, Summary
 from sosr_det.registry.names import SosrUri, check_name, check_tag, parse_uri
+from sosr_det.registry.opening import open_registry
 from sosr_det.registry.safe_load import extract_state_dict, load_state_file
 from sosr_det.registry.store import Entry, Listing, Registry, default_root
 
@@ -22,9 +23,11 @@ __all__ = [
     "Manifest",
     "Parent",
     "Preprocessing",
+    "Probe",
     "Recipe",
     "Registry",
     "SosrUri",
+    "Summary",
     "TensorSpec",
     "audit_all",
     "audit_digest",
@@ -35,6 +38,7 @@ __all__ = [
     "digest_of_specs",
     "extract_state_dict",
     "load_state_file",
+    "open_registry",
     "parse_uri",
     "split_backbone",
     "tensor_specs",

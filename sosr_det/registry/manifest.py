@@ -39,11 +39,15 @@ from sosr_det.registry.strict_json import (
     word,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, 2)  # schema 1 had neither `kind` nor `probe`
+KINDS = ("backbone", "detector")
 SIZE_LIMIT = 16 * 1024 * 1024  # bytes
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _DEFAULTS: dict[str, Any] = {
+    "kind": "backbone",
+    "probe": None,
     "classes": (),
     "metrics": {},
     "recipe": None,
@@ -54,6 +58,8 @@ _DEFAULTS: dict[str, Any] = {
     "license": None,
     "notes": "",
 }
+# The metrics that lists show and sort by; a manifest may hold any.
+SUMMARY_METRICS = ("top1", "top5", "ece", "map_11point", "map_area", "ap50", "map")
 _COMPUTED = ("schema_version", "tensors", "tensors_digest", "size_bytes", "classes_sha256")
 _LIBRARIES = (
     "sosr-det",
@@ -107,6 +113,18 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """What the network computes for one fixed input: a check of everything that names and shapes cannot show.
+
+    ``input`` names the fixed image ("sosr-probe-1", see :mod:`sosr_det.transfer.probe`); ``stages`` holds a few
+    numbers per feature map, by stage ("layer1" … "layer4").
+    """
+
+    input: str
+    stages: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The resolved training config: its name, full text, and the SHA-256 of that text in UTF-8."""
 
@@ -117,7 +135,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Parent:
-    """An entry or file this one came from: a URI or path, its digest if known, and how ("finetuned-from")."""
+    """An entry or file that this one came from.
+
+    ``digest`` is a manifest's for an entry, the SHA-256 of the bytes for a file, None where it is not known;
+    ``relation`` says how: "finetuned-from", "detector-on" (this detector stands on that backbone), "imported-from".
+    """
 
     uri: str
     digest: str | None
@@ -125,10 +147,55 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What a list of entries shows of one, small enough to be kept in every ref: see :meth:`Manifest.summary`.
+
+    ``parents`` are the digests of the entries it came from, so that children are found without reading manifests.
+    """
+
+    kind: str
+    arch: str
+    data: str | None
+    recipe: str | None
+    metrics: dict[str, float]
+    size_bytes: int
+    num_tensors: int
+    tensors_digest: str
+    parents: tuple[str, ...]
+    license: str | None
+    created: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain JSON data."""
+        return _as_plain(self)
+
+    @classmethod
+    def from_dict(cls, document: Any, label: str = "summary") -> Summary:
+        """Check plain JSON data strictly. Raises :class:`RegistryError` naming the field that is wrong."""
+        fields = Fields(document, "summary", label)
+        summary = cls(
+            kind=fields.take("kind", one_of(*KINDS), " or ".join(map(repr, KINDS))),
+            arch=fields.take("arch", word, "an architecture"),
+            data=fields.maybe("data", word, "a data set's name"),
+            recipe=fields.maybe("recipe", word, "a config's name"),
+            metrics=fields.take("metrics", dict_of(number), "an object of finite numbers"),
+            size_bytes=fields.take("size_bytes", integer(0), "a number of bytes"),
+            num_tensors=fields.take("num_tensors", integer(0), "a number of tensors"),
+            tensors_digest=fields.take("tensors_digest", _sha256, "64 hex digits"),
+            parents=fields.take("parents", list_of(_sha256), "a list of digests"),
+            license=fields.maybe("license", word, "an SPDX license id"),
+            created=fields.take("created", _time, "a UTC time"),
+        )
+        fields.close()
+        return summary
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything known about one registry entry. Build with :meth:`build`, read with :meth:`from_bytes`.
 
     ``tensors_digest``: see :func:`sosr_det.registry.digest.tensors_digest`; ``size_bytes`` of the blob;
+    ``kind`` "backbone", or "detector" for a whole detection model; ``probe`` None where it was not computed;
     ``metrics`` plain floats in the unit that their name says; ``data`` holds at least ``name`` and
     ``fingerprint`` (text or None); ``created`` UTC, "2026-11-22T17:05:00Z". None stands for "not known".
     """
@@ -150,6 +217,8 @@ class Manifest:
     license: str | None
     created: str
     notes: str
+    kind: str = "backbone"
+    probe: Probe | None = None
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
@@ -191,9 +260,9 @@ class Manifest:
         """
         fields = Fields(document, "")
         version = fields.take("schema_version", integer(0), "a whole number")
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE:
             raise RegistryError(
-                f"manifest: schema_version is {version}, this sosr-det reads {SCHEMA_VERSION}. Upgrade sosr-det."
+                f"manifest: schema_version is {version}, this sosr-det reads up to {SCHEMA_VERSION}. Upgrade sosr-det."
             )
         manifest = cls(
             tensors_digest=fields.take("tensors_digest", _sha256, "64 hex digits"),
@@ -213,6 +282,11 @@ class Manifest:
             license=fields.maybe("license", word, "an SPDX license id"),
             created=fields.take("created", _time, "a UTC time such as 2026-11-22T17:05:00Z"),
             notes=fields.take("notes", text, "text"),
+            kind="backbone"
+            if version == 1
+            else fields.take("kind", one_of(*KINDS), " or ".join(map(repr, KINDS))),
+            probe=None if version == 1 else _read_probe(fields),
+            schema_version=version,
         )
         fields.close()
         manifest._check_consistency()
@@ -233,7 +307,7 @@ class Manifest:
             document = parse_json(content)
         except ValueError as error:
             raise Damage(str(file), "content", "a JSON document", str(error)).error() from None
-        if isinstance(document, dict) and document.get("schema_version") != SCHEMA_VERSION:
+        if isinstance(document, dict) and document.get("schema_version") not in _READABLE:
             cls.from_dict(document)
         try:
             manifest = cls.from_dict(document)
@@ -249,8 +323,27 @@ class Manifest:
         return sha256_hex(self.to_bytes())
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as plain JSON data."""
-        return _as_plain(self)
+        """The manifest as plain JSON data, in the schema that it was written in."""
+        document = _as_plain(self)
+        if self.schema_version == 1:
+            del document["kind"], document["probe"]
+        return document
+
+    def summary(self) -> Summary:
+        """What a list shows of this entry; of the metrics only those that it has a column or a filter for."""
+        return Summary(
+            kind=self.kind,
+            arch=self.arch.name,
+            data=self.data["name"] if self.data else None,
+            recipe=self.recipe.config_name if self.recipe else None,
+            metrics={name: self.metrics[name] for name in SUMMARY_METRICS if name in self.metrics},
+            size_bytes=self.size_bytes,
+            num_tensors=len(self.tensors),
+            tensors_digest=self.tensors_digest,
+            parents=tuple(p.digest for p in self.parents if p.digest and p.relation != "imported-from"),
+            license=self.license,
+            created=self.created,
+        )
 
     def to_bytes(self) -> bytes:
         """The canonical bytes that are stored and hashed.
@@ -419,3 +512,16 @@ def _read_parents(fields: Fields) -> tuple[Parent, ...]:
         )
         inner.close()
     return tuple(parents)
+
+
+def _read_probe(fields: Fields) -> Probe | None:
+    value = fields.maybe("probe", lambda v: v, "an object")
+    if value is None:
+        return None
+    inner = Fields(value, "probe")
+    probe = Probe(
+        input=inner.take("input", word, "the name of the fixed input"),
+        stages=inner.take("stages", dict_of(list_of(number)), "an object of lists of finite numbers"),
+    )
+    inner.close()
+    return probe

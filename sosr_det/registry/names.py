@@ -100,3 +100,15 @@ def parse_uri(uri: object) -> SosrUri:
     if at and not tag:
         raise RegistryError(f"{uri!r} has '@' but no tag: {_FORMS}.")
     return SosrUri(name=check_name(name), tag=check_tag(tag) if at else DEFAULT_TAG)
+
+
+def publishable_name(name: str) -> SosrUri:
+    """Parse ``NAME[@TAG]``.
+
+    Raises:
+        RegistryError: not a valid name, or a digest, which nothing can be published under.
+    """
+    wanted = parse_uri(f"sosr://{name.removeprefix('sosr://')}")
+    if wanted.name is None:
+        raise RegistryError(f"{name!r} is a digest; publish under a name, for example resnet50-in1k-sosr@v1.")
+    return wanted

@@ -6,12 +6,14 @@ name is noticed instead of followed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sosr_det.errors import RegistryError
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import canonical_json, is_sha256, sha256_hex
+from sosr_det.registry.manifest import Summary
 from sosr_det.registry.strict_json import Fields, parse_json, text, word
 
 SIZE_LIMIT = 64 * 1024  # bytes
@@ -19,21 +21,30 @@ SIZE_LIMIT = 64 * 1024  # bytes
 
 @dataclass(frozen=True)
 class Ref:
-    """``name``@``tag`` points to the manifest ``digest`` since ``updated`` (UTC); before, to ``previous``."""
+    """``name``@``tag`` points to the manifest ``digest`` since ``updated`` (UTC); before, to ``previous``.
+
+    ``summary`` repeats what a list shows of the manifest, so that listing thousands of entries reads refs alone; refs
+    that an older sosr-det wrote have none.
+    """
 
     name: str
     tag: str
     digest: str
     updated: str
     previous: str | None = None
+    summary: Summary | None = None
+
+    def _fields(self) -> dict[str, Any]:
+        fields = {key: getattr(self, key) for key in ("name", "tag", "digest", "updated", "previous")}
+        return fields if self.summary is None else fields | {"summary": self.summary.to_dict()}
 
     def checksum(self) -> str:
         """SHA-256 over the other fields, 64 hex digits."""
-        return sha256_hex(canonical_json(asdict(self)))
+        return sha256_hex(canonical_json(self._fields()))
 
     def to_bytes(self) -> bytes:
         """The exact bytes of the ref file."""
-        return canonical_json(asdict(self) | {"checksum": self.checksum()}) + b"\n"
+        return canonical_json(self._fields() | {"checksum": self.checksum()}) + b"\n"
 
     @classmethod
     def from_bytes(cls, content: bytes, file: Path, name: str, tag: str) -> Ref:
@@ -50,6 +61,9 @@ class Ref:
                 digest=fields.take("digest", _digest, "64 hex digits"),
                 updated=fields.take("updated", word, "a UTC time"),
                 previous=fields.maybe("previous", _digest, "64 hex digits"),
+                summary=Summary.from_dict(fields.take("summary", lambda v: v, "an object"), "ref")
+                if "summary" in fields.keys()  # noqa: SIM118  (a method of Fields, not of a dict)
+                else None,
             )
             checksum = fields.take("checksum", text, "64 hex digits")
             fields.close()

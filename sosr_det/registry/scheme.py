@@ -15,8 +15,8 @@ from mmengine.runner import CheckpointLoader
 from sosr_det import errors
 from sosr_det.errors import CheckpointError, RegistryError, SosrError
 from sosr_det.registry.names import SCHEME
+from sosr_det.registry.opening import open_registry
 from sosr_det.registry.safe_load import load_state_file
-from sosr_det.registry.store import Registry
 
 
 def load_from_sosr(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def load_from_sosr(filename: str, map_location: Any = None) -> dict[str, Any]:
         RegistryError: see :meth:`sosr_det.registry.store.Registry.load`.
         CheckpointError: ``map_location`` is a function or a dict; expected a device or None (the CPU).
     """
-    pinned = _on_rank_0(lambda: Registry().resolve(filename).pinned_uri)
+    pinned = _on_rank_0(lambda: open_registry().resolve(filename).pinned_uri)
     return _on_all_ranks(lambda: _load_pinned(filename, pinned, map_location))
 
 
@@ -59,7 +59,7 @@ def _load_pinned(uri: str, pinned: str, map_location: Any) -> dict[str, Any]:
         raise CheckpointError(
             f"map_location is {map_location!r}; for {SCHEME} it must be a device or None (CPU)."
         )
-    registry = Registry()
+    registry = open_registry()
     entry = registry.resolve(pinned)
     tensors = registry.load(entry)
     if map_location is not None:

@@ -24,7 +24,7 @@ from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import TensorSpec, tensor_bytes, tensor_type
 from sosr_det.registry.files import Staging, ensure_dir, free_bytes, logger, os_errors
 from sosr_det.registry.layout import RegistryLayout, default_root
-from sosr_det.registry.manifest import SIZE_LIMIT, Manifest, utc_now
+from sosr_det.registry.manifest import SIZE_LIMIT, Manifest, Summary, utc_now
 from sosr_det.registry.names import DEFAULT_TAG, SosrUri, check_name, check_tag, parse_uri
 from sosr_det.registry.refs import Ref
 
@@ -70,11 +70,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """One ref of the registry: its entry, or the error that reading it gave."""
+    """One ref of the registry: where it points and what is there, or the error that reading it gave."""
 
     name: str
     tag: str
-    entry: Entry | None
+    digest: str | None
+    summary: Summary | None
+    updated: str | None = None
     error: RegistryError | None = None
 
 
@@ -187,8 +189,10 @@ class Registry:
             return []
         return [tag for file in files if (tag := _tag_of(file)) is not None]
 
-    def list_entries(self) -> list[Listing]:
-        """All refs, sorted by name and tag; one that cannot be read is listed with its error.
+    def list_refs(self) -> list[Listing]:
+        """All refs, sorted by name and tag, from the ref files alone; one that cannot be read has its error.
+
+        Only for a ref without a summary, which an older sosr-det wrote, the manifest is read.
 
         Raises:
             RegistryError: no registry at the root.
@@ -197,9 +201,11 @@ class Registry:
         for name in self.names():
             for tag in self.tags(name):
                 try:
-                    listings.append(Listing(name, tag, self._by_ref(self.read_ref(name, tag))))
+                    ref = self.read_ref(name, tag)
+                    summary = ref.summary or self._by_ref(ref).manifest.summary()
+                    listings.append(Listing(name, tag, ref.digest, summary, ref.updated))
                 except RegistryError as error:
-                    listings.append(Listing(name, tag, None, error))
+                    listings.append(Listing(name, tag, None, None, error=error))
         return listings
 
     def read_ref(self, name: str, tag: str = DEFAULT_TAG) -> Ref:
@@ -341,7 +347,7 @@ class Registry:
                     self._place_blob(staging, staged_blob, blob_path, specs)
                     self._place_manifest(staging, staged_manifest, manifest_path, digest)
                     for tag in tags:
-                        self._place_ref(staging, name, tag, digest)
+                        self._place_ref(staging, name, tag, digest, manifest.summary())
                 except BaseException:
                     staging.rollback()
                     raise
@@ -398,7 +404,7 @@ class Registry:
             )
         staging.place(staged, path)
 
-    def _place_ref(self, staging: Staging, name: str, tag: str, digest: str) -> None:
+    def _place_ref(self, staging: Staging, name: str, tag: str, digest: str, summary: Summary) -> None:
         path = self.layout.ref_path(name, tag)
         previous: str | None = None
         try:
@@ -410,7 +416,7 @@ class Registry:
             logger.warning(
                 "replacing a damaged file by the published one: %s", getattr(error, "damage", error)
             )
-        ref = Ref(name, tag, digest, utc_now(), previous)
+        ref = Ref(name, tag, digest, utc_now(), previous, summary)
         staging.place(staging.write([ref.to_bytes()], path), path, keep_old=True)
 
 

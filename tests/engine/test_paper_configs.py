@@ -26,7 +26,7 @@ from sosr_det.engine.config_copies import rebased
 from sosr_det.engine.configs import config_names, config_roots, find_config, load_config, write_config_copy
 from sosr_det.engine.paper import TABLES, cells, config_name, paper_config_names, paper_config_text
 from sosr_det.errors import ConfigError
-from sosr_det.registry.export import publishable_name
+from sosr_det.registry.names import publishable_name
 
 GENERATED = paper_config_names()
 C100 = "1xb128-300e_cifar100"

@@ -10,6 +10,7 @@ import torch
 
 from sosr_det.analysis.pipeline_table import collect_rows, render_rows
 from sosr_det.engine.evaluate import TestOptions, run_test
+from sosr_det.engine.publishing import export_run
 from sosr_det.engine.run_record import read_run_record
 from sosr_det.engine.train import TrainOptions, run_training
 from sosr_det.errors import (
@@ -21,7 +22,6 @@ from sosr_det.errors import (
     TrainingDivergedError,
 )
 from sosr_det.registry import Registry, tensors_digest
-from sosr_det.registry.export import export_backbone
 
 NO_WORKERS = ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
 NO_VAL_WORKERS = ["val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False"]
@@ -86,7 +86,7 @@ def test_published_tensors_are_the_best_epochs(pretrained, registry):
 
 
 def test_export_of_a_chosen_epoch_and_tag(pretrained, tmp_path):
-    entry = export_backbone(pretrained[1] / "epoch_2.pth", "mine@v2", registry_root=tmp_path / "r")
+    entry = export_run(pretrained[1] / "epoch_2.pth", "mine@v2", registry_root=tmp_path / "r")
     registry = Registry(tmp_path / "r")
     assert registry.tags("mine") == ["latest", "v2"]
     record = read_run_record(pretrained[1])
@@ -101,7 +101,7 @@ def test_export_refuses(pretrained, tmp_path, source, error):
     (tmp_path / "empty").mkdir()
     shutil.copytree(pretrained[1], tmp_path / "run")
     with pytest.raises(CheckpointError, match=error):
-        export_backbone(tmp_path / source, "x", registry_root=tmp_path / "r")
+        export_run(tmp_path / source, "x", registry_root=tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -109,7 +109,7 @@ def test_export_refuses_a_text_file_named_checkpoint(pretrained, tmp_path):
     shutil.copytree(pretrained[1], tmp_path / "run")
     (tmp_path / "run" / "epoch_9.pth").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
-        export_backbone(tmp_path / "run" / "epoch_9.pth", "x", registry_root=tmp_path / "r")
+        export_run(tmp_path / "run" / "epoch_9.pth", "x", registry_root=tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -395,7 +395,7 @@ def test_a_resumed_run_keeps_its_backbone_when_the_tag_moves(
     shutil.copytree(finetuned, tmp_path / "run")
     monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "registry"))
     original = read_run_record(finetuned)["backbone"]["digest"]
-    export_backbone(
+    export_run(
         pretrained[1] / "epoch_2.pth", "resnet18-demo-sosr", license_name="MIT"
     )  # another manifest
     assert Registry().resolve("sosr://resnet18-demo-sosr").digest != original

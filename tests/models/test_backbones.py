@@ -14,6 +14,7 @@ from pytorchcv.model_provider import get_model
 from torch import nn
 
 import sosr_det.register  # noqa: F401
+from sosr_det.engine.publishing import export_run
 from sosr_det.errors import ConfigError, InstallationError
 from sosr_det.models import (
     BackboneClassifier,
@@ -24,7 +25,6 @@ from sosr_det.models import (
 )
 from sosr_det.models.cifar_networks import SPECS as CIFAR_SPECS
 from sosr_det.registry import Registry
-from sosr_det.registry.export import export_backbone
 
 PREPROCESSOR = {
     "type": "ClassificationPreprocessor",
@@ -207,7 +207,7 @@ def test_any_backbone_goes_through_the_registry(name, tmp_path, monkeypatch):
     record = run_record(model)
     (run / "run.json").write_text(json.dumps(record))
 
-    exported = export_backbone(run, "small@v1")
+    exported = export_run(run, "small@v1")
     entry = Registry().verify("sosr://small@v1")
     spec = model.backbone_spec
     arch = entry.manifest.arch

@@ -2,13 +2,15 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from sosr_det.errors import CorruptEntryError, RegistryError
-from sosr_det.registry.digest import sha256_hex, tensor_specs, tensors_digest
+from sosr_det.registry.digest import canonical_json, sha256_hex, tensor_specs, tensors_digest
 from sosr_det.registry.manifest import SIZE_LIMIT, Arch, Manifest, Parent
+from sosr_det.registry.refs import Ref
 
 
 @pytest.fixture
@@ -189,10 +191,35 @@ def test_bytes_with_the_right_digest_are_still_read_strictly(manifest, make, sai
 
 
 def test_a_newer_schema_says_to_upgrade(manifest):
-    content = manifest.to_bytes().replace(b'"schema_version":1', b'"schema_version":2')
+    content = manifest.to_bytes().replace(b'"schema_version":2', b'"schema_version":3')
     with pytest.raises(RegistryError, match="Upgrade sosr-det") as caught:
         Manifest.from_bytes(content, "m.json", sha256_hex(content))
     assert not isinstance(caught.value, CorruptEntryError)
+
+
+def test_a_manifest_of_schema_1_reads_as_it_was_written(manifest):
+    document = manifest.to_dict() | {"schema_version": 1}
+    del document["kind"], document["probe"]
+    content = canonical_json(document) + b"\n"
+    old = Manifest.from_bytes(content, "m.json", sha256_hex(content))
+    assert (old.kind, old.probe, old.digest) == ("backbone", None, sha256_hex(content))
+    content = canonical_json(document | {"kind": "backbone"}) + b"\n"
+    with pytest.raises(CorruptEntryError, match="unknown field 'kind'"):
+        Manifest.from_bytes(content, "m.json", sha256_hex(content))
+
+
+def test_the_summary_survives_its_ref(manifest):
+    summary = manifest.summary()
+    assert (summary.arch, summary.metrics, summary.num_tensors) == (
+        "resnet50",
+        manifest.metrics,
+        len(manifest.tensors),
+    )
+    ref = Ref("r50", "v1", manifest.digest, "2026-11-22T17:05:00Z", None, summary)
+    assert Ref.from_bytes(ref.to_bytes(), Path("v1.json"), "r50", "v1") == ref
+    edited = ref.to_bytes().replace(b"76.13", b"99.13")
+    with pytest.raises(CorruptEntryError, match="checksum"):
+        Ref.from_bytes(edited, Path("v1.json"), "r50", "v1")
 
 
 def test_the_size_is_capped(state, fields):

@@ -16,7 +16,6 @@ from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch.utils.data import DataLoader
 
 from sosr_det.errors import CheckpointError, CorruptEntryError, RegistryError
-from sosr_det.registry import scheme
 from sosr_det.registry.safe_load import extract_state_dict, load_state_file
 from sosr_det.registry.scheme import load_from_sosr, register_schemes
 from sosr_det.registry.store import Registry
@@ -204,7 +203,7 @@ def _rank(rank, folder, roots, uri):
     )
     os.environ["SOSR_REGISTRY"] = roots[rank]
     if rank == 1:  # rank 0 alone may look at tags
-        scheme.Registry.read_ref = None
+        Registry.read_ref = None
     try:
         meta = load_from_sosr(uri)["meta"]
         text = f"ok {meta['sosr_digest']} {meta['sosr_uri']}"

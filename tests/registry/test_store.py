@@ -99,8 +99,8 @@ def test_listing_shows_good_and_damaged_refs(registry, state, fields):
     registry.publish(state, fields, "a")
     registry.layout.ref_path("b", "v1").write_text("{}")
     (registry.root / "refs" / ".DS_Store").write_text("x")
-    listings = registry.list_entries()
-    assert [(item.name, item.tag, item.entry is None) for item in listings] == [
+    listings = registry.list_refs()
+    assert [(item.name, item.tag, item.summary is None) for item in listings] == [
         ("a", "latest", False),
         ("b", "latest", False),
         ("b", "v1", True),
@@ -300,7 +300,7 @@ def test_reading_creates_and_locks_nothing(registry, state, fields, monkeypatch)
     monkeypatch.setattr(os, "open", open_for_reading)
     assert equal(registry.load("sosr://r50"), state)
     registry.verify(entry)
-    assert len(registry.list_entries()) == 1
+    assert len(registry.list_refs()) == 1
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")

@@ -11,9 +11,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
-from sosr_det.engine.transfer import check_arch, check_preprocessing, compare_backbone, require_match
 from sosr_det.errors import BackboneMismatchError
 from sosr_det.registry.manifest import Manifest
+from sosr_det.transfer.contract import check_arch, check_preprocessing, compare_backbone, require_match
 
 
 @HOOKS.register_module()

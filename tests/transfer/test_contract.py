@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sosr_det.engine.transfer import check_arch, check_preprocessing, compare_backbone, require_match
 from sosr_det.errors import BackboneMismatchError, ConfigError
 from sosr_det.models import build_backbone
 from sosr_det.registry.manifest import Arch, Preprocessing
+from sosr_det.transfer.contract import check_arch, check_preprocessing, compare_backbone, require_match
 
 
 @pytest.fixture(scope="module")

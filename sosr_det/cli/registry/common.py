@@ -1,0 +1,87 @@
+"""What all commands of ``sosr-det registry`` share: options, URIs without their scheme, printing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sosr_det.registry.names import SCHEME
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPED_WIDTH = 10_000  # characters; wide enough that nothing is cut or wrapped outside a terminal
+
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry",
+        metavar="ROOT",
+        help="Registry folder [default: $SOSR_REGISTRY or ./registry].",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+UriArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="URI", help=f"{SCHEME}NAME, {SCHEME}NAME@TAG, {SCHEME}sha256:HEX, or without {SCHEME}"
+    ),
+]
+
+
+def as_uri(text: str) -> str:
+    """``text`` as a URI; on the command line the scheme may be left out."""
+    return text if text.startswith(SCHEME) else f"{SCHEME}{text}"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def console() -> Console:
+    """A console on stdout that neither wraps nor colours when it is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(width=_PIPED_WIDTH, highlight=False)
+
+
+def cell(text: str) -> Any:
+    """A table cell that is shown as it is: no markup, no control characters."""
+    from rich.text import Text
+
+    return Text(clean(text))
+
+
+def clean(text: str) -> str:
+    """Manifests come from others: control characters must not reach the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def size(count: int) -> str:
+    """A number of bytes in its largest unit."""
+    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1024 and len(units) > 1:
+        value, units = value / 1024, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def age(created: str) -> str:
+    """Time since ``created`` (UTC), in its largest whole unit."""
+    then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
