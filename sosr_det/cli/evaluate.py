@@ -10,7 +10,10 @@ import typer
 
 def evaluate(
     config: Annotated[str, typer.Argument(help="Config file, shipped name or mmdet::name.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, or a run folder (its best epoch).")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="Checkpoint file, a run folder (its best epoch), or a detector's sosr:// URI."),
+    ],
     work_dir: Annotated[
         Path | None, typer.Option(help="Folder for logs and test.json. Default: <checkpoint's folder>/test.")
     ] = None,

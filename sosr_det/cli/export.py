@@ -19,7 +19,7 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Publish the backbone of a training run to the registry."""
+    """Publish a training run to the registry: the backbone of a classifier, or a whole detector."""
     import json
 
     from sosr_det.engine.publishing import export_run
@@ -28,4 +28,6 @@ def export(
     if as_json:
         typer.echo(json.dumps(entry, indent=1, sort_keys=True))
     else:
-        typer.echo(f"published {entry['uri']}\n  {entry['pinned_uri']}\n  from {entry['checkpoint']}")
+        typer.echo(
+            f"published {entry['kind']} {entry['uri']}\n  {entry['pinned_uri']}\n  from {entry['checkpoint']}"
+        )

@@ -64,7 +64,7 @@ def train(
     """Train any stage: pretraining, fine-tuning or detection.
 
     The stage comes from the config. The best epoch of a classification stage is published to the registry
-    under the config's name when the run ends.
+    under the config's name when the run ends; a detector only where --publish-as or the config names it.
     """
     from sosr_det.engine.train import TrainOptions, run_training
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.backbone_source import check_detector
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.run_record import read_run_record
 from sosr_det.engine.setup import (
@@ -18,6 +19,8 @@ from sosr_det.engine.setup import (
     init_distributed,
 )
 from sosr_det.errors import CheckpointError
+from sosr_det.registry.manifest import Manifest
+from sosr_det.registry.names import SCHEME
 
 
 @dataclass
@@ -27,7 +30,7 @@ class TestOptions:
     __test__ = False  # not a test class, whatever its name begins with
 
     config: str
-    checkpoint: Path
+    checkpoint: Path | str
     work_dir: Path | None = None
     data_root: Path | None = None
     classes: Sequence[str] | None = None
@@ -42,36 +45,34 @@ def run_test(options: TestOptions) -> dict[str, float]:
 
     Raises:
         CheckpointError: not a checkpoint, unsafe, or not this model's weights: every tensor of the model must be
-            in the file with its shape, and nothing may be left over.
+            in the file with its shape, and nothing may be left over; a registry entry that is a backbone.
         SosrError: config and data errors.
     """
     from mmengine.model import is_model_wrapper
 
     import sosr_det.register  # noqa: F401
-    from sosr_det.registry.safe_load import extract_state_dict, load_state_file
+    from sosr_det.registry.safe_load import extract_state_dict
 
-    checkpoint = _checkpoint_file(options.checkpoint)
-    loaded = load_state_file(checkpoint)
     cfg = load_config(options.config, options.cfg_options)
     fit_to_device(cfg, options.launcher)
     init_distributed(cfg, options.launcher)
+    checkpoint, loaded = _load(options.checkpoint, cfg)
     apply_data_root(cfg, options.data_root, options.cfg_options)
     apply_classes(cfg, options.classes)
     cfg.launcher = options.launcher
-    cfg.work_dir = str(options.work_dir or checkpoint.parent / "test")
-    cfg.load_from = str(checkpoint)
+    folder = Path("work_dirs") / Path(options.config).stem if "://" in checkpoint else Path(checkpoint).parent
+    cfg.work_dir = str(options.work_dir or folder / "test")
+    cfg.load_from = checkpoint
     cfg.resume = False
     if options.show_dir is not None:
         _draw_predictions(cfg, options.show_dir)
     runner = build_runner(cfg, for_training=False)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    require_same_weights(model.state_dict(), extract_state_dict(loaded), str(checkpoint))
+    require_same_weights(model.state_dict(), extract_state_dict(loaded), checkpoint)
     _require_same_classes(loaded, runner, checkpoint)
     metrics = {key: float(value) for key, value in runner.test().items()}
     if runner.rank == 0:
-        text = json.dumps(
-            {"config": options.config, "checkpoint": str(checkpoint), "metrics": metrics}, indent=1
-        )
+        text = json.dumps({"config": options.config, "checkpoint": checkpoint, "metrics": metrics}, indent=1)
         for path in filter(None, (Path(cfg.work_dir) / "test.json", options.json_out)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n")
@@ -103,7 +104,30 @@ def require_same_weights(model_state: dict[str, Any], file_state: dict[str, Any]
         )
 
 
-def _require_same_classes(loaded: dict, runner: Any, checkpoint: Path) -> None:
+def _load(source: Path | str, cfg: Any) -> tuple[str, dict]:
+    """Path or pinned URI, and content, of a checkpoint: a file, a run folder (its best epoch) or a detector's URI.
+
+    In a distributed run every rank must call this; a URI means the same entry on all of them.
+    """
+    from sosr_det.registry.safe_load import load_state_file
+    from sosr_det.registry.scheme import load_from_sosr
+
+    if not str(source).startswith(SCHEME):
+        file = _checkpoint_file(Path(source))
+        return str(file), load_state_file(file)
+    loaded = load_from_sosr(str(source))
+    manifest = Manifest.from_dict(loaded["meta"]["manifest"])
+    if manifest.kind != "detector":
+        raise CheckpointError(
+            f"{source} holds a backbone ({manifest.arch.name}) without a head, which predicts nothing that could be "
+            "tested. Name a detector's entry, a run folder or a checkpoint file."
+        )
+    check_detector(cfg.model, manifest, str(source))
+    loaded["meta"]["dataset_meta"] = {"classes": manifest.classes}
+    return f"{SCHEME}sha256:{loaded['meta']['sosr_digest']}", loaded
+
+
+def _require_same_classes(loaded: dict, runner: Any, checkpoint: str) -> None:
     trained = ((loaded.get("meta") or {}).get("dataset_meta") or {}).get("classes")
     tested = (getattr(runner.test_dataloader.dataset, "metainfo", None) or {}).get("classes")
     if trained and tested and tuple(trained) != tuple(tested):
@@ -114,7 +138,6 @@ def _require_same_classes(loaded: dict, runner: Any, checkpoint: Path) -> None:
 
 
 def _checkpoint_file(path: Path) -> Path:
-    path = Path(path)
     if not path.is_dir():
         return path
     best = (read_run_record(path).get("best") or {}).get("checkpoint")

@@ -1,4 +1,4 @@
-"""Training of any stage: one Runner, the contracts checked, a record left, the backbone published."""
+"""Training of any stage: one Runner, the contracts checked, a record left, backbone or detector published."""
 
 from __future__ import annotations
 
@@ -118,8 +118,6 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
     if options.resume:
         _keep_resumed_start(cfg, options)
     name = publish_name(cfg, options.publish, options.publish_as)
-    if name and cfg.get("stage", "detection") == "detection":
-        raise ConfigError("a detection run has no backbone to publish: leave out --publish-as.")
     if name:
         publishable_name(name)  # refuse a bad name now, not after 90 epochs
     return _pin_on_rank_0(cfg), name

@@ -71,8 +71,10 @@ class RunRecordHook(Hook):
             self.record["epochs"] = [e for e in earlier["epochs"] if e["epoch"] <= runner.epoch]
             self.record["resumed_at_epochs"] = [*earlier.get("resumed_at_epochs", []), runner.epoch]
             self.record["started"] = earlier.get("started")
+            self.record["load_from"] = earlier.get("load_from")  # a resumed run has none of its own
             self._earlier_seconds = earlier.get("wall_seconds") or 0.0
         self.record.setdefault("started", utc_now())
+        self.record.setdefault("load_from", runner.cfg.get("load_from"))
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         config_text = runner.cfg.pretty_text
         self.record.update(
