@@ -133,6 +133,44 @@ def check_blob(
     ]
 
 
+def verified_chunks(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[bytes]:
+    """The bytes of the blob ``path``, piece by piece, for a copy; each byte that is handed out was hashed.
+
+    The copy may be used only once the iterator is exhausted: damage is known at the end of each tensor.
+
+    Raises:
+        CorruptEntryError: it is not the blob that ``specs`` describe; file, part, expected and actual are named.
+        RegistryError: the file cannot be read, or is a link or another special file.
+    """
+    layout = blob_layout(specs)
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise Damage(str(path), "file", f"{layout.size} bytes", "no such file").error() from None
+    with file:
+        with os_errors(path, "read"):
+            size = os.fstat(file.fileno()).st_size
+            header = _read_exactly(file, len(layout.header))
+        if size != layout.size:
+            raise Damage(str(path), "size", f"{layout.size} bytes", f"{size} bytes").error()
+        if header != layout.header:
+            raise _header_damage(path, header, layout, specs).error()
+        yield header
+        for name in layout.order:
+            left, digest = specs[name].nbytes, hashlib.sha256()
+            while left:
+                with os_errors(path, "read"):
+                    piece = file.read(min(_CHUNK, left))
+                if not piece:
+                    break
+                digest.update(piece)
+                left -= len(piece)
+                yield piece
+            if left or digest.hexdigest() != specs[name].sha256:
+                found = f"(the file ended {left} bytes early)" if left else f"sha256 {digest.hexdigest()}"
+                raise Damage(str(path), f"tensor {name!r}", f"sha256 {specs[name].sha256}", found).error()
+
+
 def digest_blob(path: Path) -> str:
     """The tensors digest of a blob that no manifest describes, from its own header and values.
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -16,6 +16,9 @@ from types import TracebackType
 
 from sosr_det.errors import RegistryError
 from sosr_det.registry.damage import Damage
+from sosr_det.registry.owner import this_host
+
+TEMPORARY = ".part"  # ending of the names of temporary files
 
 logger = logging.getLogger("sosr_det.registry")
 
@@ -56,11 +59,24 @@ def refuse_links(root: Path, path: Path) -> None:
 
     ``root`` must be resolved already: the registry's own folder may be reached through a link.
     """
-    real = Path(os.path.realpath(path))
-    if real != path or not path.is_relative_to(root):
+    try:
+        below = path.relative_to(root).parts
+    except ValueError:
+        below = (os.pardir,)
+    linked = os.pardir in below
+    place = str(root)
+    for part in below:
+        place = f"{place}{os.sep}{part}"
+        try:
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                linked = True
+                break
+        except OSError:  # nothing there, so nothing below it either
+            break
+    if linked:
         raise RegistryError(
-            f"{path} leads to {real} through a symbolic link; a registry ({root}) holds plain files and "
-            "folders only. Remove the link and publish again."
+            f"{path} leads to {os.path.realpath(path)} through a symbolic link; a registry ({root}) holds plain files "
+            "and folders only. Remove the link and publish again."
         )
 
 
@@ -145,10 +161,12 @@ class Staging:
     """Files that are first written whole into ``tmp_dir``, then moved into place one by one.
 
     Leaving the ``with`` block removes what was staged and not placed. :meth:`rollback` takes back what
-    was placed; call it while other writers are still locked out.
+    was placed; call it while other writers are still locked out. ``guard``, if set, is called directly before
+    each change of a file in place, and raises when that may not be done any more.
     """
 
     def __init__(self, root: Path, tmp_dir: Path) -> None:
+        self.guard: Callable[[], None] | None = None
         self._root = root
         self._tmp_dir = tmp_dir
         self._staged: set[Path] = set()
@@ -175,7 +193,7 @@ class Staging:
         Raises:
             RegistryError: disk full, no permission, read-only file system or another OS error.
         """
-        path = self._tmp_dir / f"{os.getpid()}-{secrets.token_hex(8)}.part"
+        path = self._new_path()
         flags = (
             os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         )
@@ -191,6 +209,13 @@ class Staging:
             finally:
                 os.close(fd)
         return path
+
+    def _new_path(self) -> Path:
+        return self._tmp_dir / f"{this_host()}-{os.getpid()}-{secrets.token_hex(8)}{TEMPORARY}"
+
+    def _check(self) -> None:
+        if self.guard is not None:
+            self.guard()
 
     def place(self, staged: Path, target: Path, keep_old: bool = False) -> None:
         """Move a staged file to ``target`` atomically and make the name durable.
@@ -209,6 +234,7 @@ class Staging:
             with os_errors(target, "read"):
                 old = target.read_bytes()
             backup = self.write([old], target)
+        self._check()
         with os_errors(target, "put in place"):
             os.replace(staged, target)
             self._staged.discard(staged)
@@ -216,12 +242,39 @@ class Staging:
                 self._placed.append((target, backup))
             fsync_dir(target.parent)
 
+    def remove(self, target: Path) -> None:
+        """Take a file away: it is moved into ``tmp_dir``, from where :meth:`rollback` brings it back.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            RegistryError: another OS error, or a symbolic link on the way to ``target``.
+        """
+        refuse_links(self._root, target)
+        aside = self._new_path()
+        self._check()
+        try:
+            with os_errors(target, "remove"):
+                os.replace(target, aside)
+        except RegistryError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise error.__cause__ from None
+            raise
+        self._staged.add(aside)
+        self._placed.append((target, aside))
+        with os_errors(target, "remove"):
+            fsync_dir(target.parent)
+
     def rollback(self) -> None:
-        """Take back the placed files, last first: the old one returns, a new one goes.
+        """Take back what was placed or removed, last first: the old file returns, a new one goes.
 
         If one cannot be taken back, that is logged and those placed before it stay as well, because it may
-        need them: a ref must never be left without its manifest.
+        need them: a ref must never be left without its manifest. Nothing is taken back when ``guard`` raises.
         """
+        try:
+            self._check()
+        except RegistryError as error:
+            logger.warning("not taking back what was written: %s", error)
+            self._placed.clear()
         for target, backup in reversed(self._placed):
             try:
                 if backup is None:

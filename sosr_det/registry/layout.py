@@ -15,7 +15,7 @@ ENV_ROOT = "SOSR_REGISTRY"
 MARKER = "registry.json"
 MARKER_BYTES = canonical_json({"format": "sosr-det registry", "layout_version": 1}) + b"\n"
 
-_OWN = {MARKER, "blobs", "manifests", "refs", "tmp", ".locks"}
+_OWN = {MARKER, "blobs", "manifests", "refs", "pins", "tmp", ".locks"}
 
 
 def default_root() -> Path:
@@ -37,8 +37,16 @@ class RegistryLayout:
 
     @property
     def lock_path(self) -> Path:
-        """The lock that every writer holds while it moves files into place."""
-        return self.root / ".locks" / "write.lock"
+        """The lock that every writer holds while it moves files into place.
+
+        Not "write.lock": earlier versions left an empty file of that name, which would count as held for ever.
+        """
+        return self.root / ".locks" / "writer.lease"
+
+    @property
+    def pins_dir(self) -> Path:
+        """What running work uses: one folder per manifest digest."""
+        return self.root / "pins"
 
     @property
     def refs_dir(self) -> Path:
