@@ -11,6 +11,7 @@ from typing import Any
 from sosr_det.engine.run_record import FILE_NAME, read_run_record, write_run_record
 from sosr_det.errors import CheckpointError
 from sosr_det.registry.config_text import config_values, walk
+from sosr_det.registry.manifest import Preprocessing, Probe
 from sosr_det.registry.names import DEFAULT_TAG, SCHEME, parse_uri, publishable_name
 from sosr_det.registry.opening import open_registry
 
@@ -38,8 +39,8 @@ def export_run(
         Plain dict: kind, uri, pinned_uri, digest, tensors_digest, checkpoint, metrics, registry.
 
     Raises:
-        CheckpointError: no run record, no checkpoint, a classifier's checkpoint without a ``backbone.``, NaN weights,
-            or a detector whose record does not say how images are prepared.
+        CheckpointError: no run record, no checkpoint, a classifier's checkpoint without a ``backbone.`` or with another
+            one than its record says, NaN weights, or a detector whose record does not say how images are prepared.
         RegistryError: bad name, no space, or see :meth:`Registry.publish`.
     """
     wanted = publishable_name(name)
@@ -57,6 +58,8 @@ def export_run(
     checkpoint = _choose_checkpoint(source, record)
     fields = manifest_fields(record, checkpoint, license_name)
     tensors = _tensors(checkpoint, whole=is_detector)
+    if not is_detector:
+        fields["probe"] = _probe(fields, tensors, checkpoint)
     registry = open_registry(registry_root)
     tags = list(dict.fromkeys([wanted.tag or DEFAULT_TAG, DEFAULT_TAG]))
     entry = registry.publish(tensors, fields, str(wanted.name), tags)
@@ -262,3 +265,20 @@ def _tensors(checkpoint: Path, *, whole: bool) -> dict:
                 "export an earlier checkpoint."
             )
     return tensors
+
+
+def _probe(fields: dict[str, Any], tensors: dict, checkpoint: Path) -> Probe:
+    """What the named architecture computes with these tensors, which also shows that they are its."""
+    from sosr_det.models import build_backbone
+    from sosr_det.transfer.probe import compute_probe
+
+    name = fields["arch"]["name"]
+    backbone, _ = build_backbone(name)
+    try:
+        backbone.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{checkpoint} does not hold the {name} that its run record names: {str(error)[:400]}. "
+            "Export a checkpoint of the run that lies beside its run.json."
+        ) from error
+    return compute_probe(backbone.eval(), Preprocessing(**fields["preprocessing"]))

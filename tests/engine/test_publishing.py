@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 
@@ -15,7 +16,9 @@ from sosr_det.engine.publishing import export_run, publish_name
 from sosr_det.engine.run_record import read_run_record
 from sosr_det.engine.train import TrainOptions, run_training
 from sosr_det.errors import CheckpointError, ConfigError
+from sosr_det.models import build_backbone
 from sosr_det.registry import Registry, tensors_digest
+from sosr_det.transfer.probe import compute_probe
 
 DETECT = "demo/retinanet_r18-sosr-pre_fpn_3e_demo-voc"
 PARENT = "a" * 64
@@ -45,8 +48,16 @@ val_dataloader = dict(
 """
 
 
-def state(prefix="backbone.", value=0.5):
-    return {f"{prefix}conv1.weight": torch.full((2, 3), value), "head.weight": torch.ones(4)}
+@functools.cache
+def network():
+    """A small real network with drawn weights and the state dict of a classifier on it."""
+    torch.manual_seed(0)
+    backbone, _ = build_backbone("resnet20")
+    return backbone, {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+
+
+def state(value=0.5):
+    return network()[1] | {"head.weight": torch.full((4,), value)}
 
 
 @pytest.fixture
@@ -60,15 +71,9 @@ def fake_run(tmp_path):
         backbone = {"type": "ResNet"}
         preprocessing = {"mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0], "bgr_to_rgb": False}
         if not detection:
-            backbone = {
-                "name": "resnet18",
-                "source": "torchvision",
-                "style": "pytorch",
-                "stem": "7x7/2+maxpool",
-            }
-            backbone["stage_channels"] = [64, 128, 256, 512]
-            preprocessing = {"channel_order": "rgb", "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
-            preprocessing["input_size"] = [64, 64]
+            backbone = build_backbone("resnet20")[1].to_dict()
+            preprocessing = {"channel_order": "rgb", "mean": [120.0, 118.0, 103.0], "std": [58.0, 57.0, 57.5]}
+            preprocessing["input_size"] = [32, 32]
         values = {
             "voc/map_11point": 0.711,
             "voc/map_area": 0.72,
@@ -156,15 +161,17 @@ def test_every_stage_leaves_recipe_data_metrics_seed_and_parents(
 
 def test_a_backbone_is_the_backbone_alone_and_a_detector_is_whole(fake_run, publish):
     _, manifest = publish(fake_run("pretrain"))
-    assert list(manifest.tensors) == ["conv1.weight"]
-    assert manifest.tensors_digest == tensors_digest({"conv1.weight": torch.full((2, 3), 0.5)})
+    backbone = network()[0]
+    assert manifest.tensors_digest == tensors_digest(backbone.state_dict())
+    assert manifest.probe == compute_probe(backbone.eval(), manifest.preprocessing)
     assert (manifest.arch.name, manifest.arch.library, manifest.metrics) == (
-        "resnet18",
-        "torchvision",
+        "resnet20",
+        "pytorchcv",
         {"top1": 71.5, "ece": 0.04},
     )
     _, manifest = publish(fake_run("detection"))
     assert manifest.tensors_digest == tensors_digest(state())
+    assert manifest.probe is None
     arch = manifest.arch
     assert (arch.name, arch.library, arch.style, arch.feature_channels) == (
         "FasterRCNN",
@@ -228,11 +235,14 @@ def test_export_refuses_what_it_cannot_describe(fake_run, tmp_path, publish):
             fake_run("pretrain", model={"type": "X", "backbone": {"type": "ResNet"}}),
             "without an exportable backbone",
         ),
-        (fake_run("finetune", tensors=state(value=float("nan"))), "NaN"),
+        (fake_run("finetune", tensors=state() | {"backbone.x": torch.tensor(float("nan"))}), "x holds NaN"),
     ]
+    few = {name: value for name, value in state().items() if not name.endswith("running_var")}
     for run, said in cases:
         with pytest.raises(CheckpointError, match=said):
             publish(run)
+    with pytest.raises(CheckpointError, match="does not hold the resnet20"):
+        publish(fake_run("finetune", tensors=few))
     with pytest.raises(CheckpointError, match=r"head\.weight holds NaN"):
         publish(fake_run("detection", tensors=state() | {"head.weight": torch.tensor([float("inf")])}))
     assert not (tmp_path / "registry").exists()

@@ -77,7 +77,7 @@ def test_unknown_names_list_near_ones(name, said):
 def test_names_are_listed_without_importing_a_model_library():
     code = (
         "import sys\nfrom sosr_det.models import available_backbones, build_backbone\n"
-        "assert len(available_backbones()) == 19\n"
+        "assert len(available_backbones()) == 24\n"
         "assert not {'timm', 'pytorchcv'} & set(sys.modules)\n"
         "build_backbone('resnet20')\nassert 'timm' not in sys.modules"
     )
@@ -229,6 +229,7 @@ def test_any_backbone_goes_through_the_registry(name, tmp_path, monkeypatch):
 def run_record(model) -> dict:
     """As the engine's RunRecordHook writes it, reduced to what an export reads."""
     return {
+        "schema_version": 1,
         "stage": "pretrain",
         "config_name": "small",
         "config_text": "model = dict()\n",
