@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from sosr_det.errors import RegistryError
@@ -15,6 +16,8 @@ ENV_ROOT = "SOSR_REGISTRY"
 MARKER = "registry.json"
 MARKER_BYTES = canonical_json({"format": "sosr-det registry", "layout_version": 1}) + b"\n"
 
+# A URL, also one that went through Path() and lost a slash; one letter is a drive of Windows.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _OWN = {MARKER, "blobs", "manifests", "refs", "pins", "tmp", ".locks"}
 
 
@@ -27,8 +30,11 @@ class RegistryLayout:
     """Paths inside one registry folder. Nothing on disk is touched before it is asked for."""
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        given = os.fspath(root) if root is not None else os.environ.get(ENV_ROOT) or "registry"
+        if _URL.match(given):
+            raise RegistryError(f"{given} is the URL of a store, not a folder; `open_registry` opens both.")
         # The folder itself may be reached through links; below it none are followed.
-        self.root = Path(os.path.realpath(Path(root if root is not None else default_root()).expanduser()))
+        self.root = Path(os.path.realpath(Path(given).expanduser()))
 
     @property
     def tmp_dir(self) -> Path:

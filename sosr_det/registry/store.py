@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sosr_det.errors import CorruptEntryError, RegistryError
 from sosr_det.registry import refs
 from sosr_det.registry.blob import blob_chunks, blob_layout, check_blob, verified_chunks
+from sosr_det.registry.collect import GRACE_SECONDS, Collection, collect
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import TensorSpec, sha256_hex, tensor_type
 from sosr_det.registry.entry import Entry, Listing
 from sosr_det.registry.files import Staging, free_bytes, logger, os_errors
 from sosr_det.registry.layout import default_root
-from sosr_det.registry.lock import LOCK_TIMEOUT, write_lock
+from sosr_det.registry.lock import LOCK_TIMEOUT, WriteLock, write_lock
 from sosr_det.registry.manifest import SIZE_LIMIT, Manifest, Summary, utc_now
 from sosr_det.registry.names import DEFAULT_TAG, check_name, check_tag
+from sosr_det.registry.pins import Pin, hold
 from sosr_det.registry.reading import RegistryReader
 from sosr_det.registry.refs import Ref
 
@@ -70,7 +72,7 @@ class Registry(RegistryReader):
                 the lock is held by another process for longer than ``lock_timeout`` seconds.
         """
         check_name(name)
-        tags = _tag_list(tags)
+        tags = tag_list(tags)
         types = {key: tensor_type(key, tensor) for key, tensor in tensors.items()}
         needed = blob_layout(types).size
         blank = {key: TensorSpec(kind.dtype, kind.shape, "0" * 64) for key, kind in types.items()}
@@ -100,7 +102,7 @@ class Registry(RegistryReader):
             RegistryError: as :meth:`publish`.
         """
         check_name(name)
-        tags = _tag_list(tags)
+        tags = tag_list(tags)
         if len(manifest_bytes) > SIZE_LIMIT:
             raise RegistryError(
                 f"the manifest of {name!r} has {len(manifest_bytes)} bytes, at most {SIZE_LIMIT} are allowed."
@@ -131,7 +133,7 @@ class Registry(RegistryReader):
         Raises:
             RegistryError: as :meth:`resolve`; a bad name or tag; ``uri`` is a digest and no name is given.
         """
-        tags = _tag_list(new_tags)
+        tags = tag_list(new_tags)
         target = name if name is not None else self.resolve(uri).name
         if target is None:
             raise RegistryError(
@@ -174,6 +176,24 @@ class Registry(RegistryReader):
                 (self.layout.refs_dir / name).rmdir()
         return [(name, each) for each in removed]
 
+    def collect(self, grace_seconds: float = GRACE_SECONDS, dry_run: bool = True) -> Collection:
+        """Find, and unless ``dry_run`` remove, what no tag, descendant or running work needs any more.
+
+        See :mod:`sosr_det.registry.collect`.
+        """
+        return collect(self, grace_seconds, dry_run)
+
+    def hold(self, digest: str, note: str = "") -> Pin:
+        """Keep the entry of a manifest digest from being collected while this process uses it.
+
+        See :func:`sosr_det.registry.pins.hold`; call :meth:`Pin.refresh` now and then, :meth:`Pin.release` at the end.
+        """
+        return hold(self.layout, digest, note)
+
+    def write_lock(self) -> AbstractContextManager[WriteLock]:
+        """The lock of this registry's writers, for the time of a ``with`` block."""
+        return write_lock(self.root, self.layout.lock_path, self.lock_timeout)
+
     # ---- the steps of a writer -----------------------------------------------------------------------
 
     def _check_space(self, needed: int) -> None:
@@ -188,7 +208,7 @@ class Registry(RegistryReader):
     @contextmanager
     def _transaction(self, staging: Staging) -> Iterator[None]:
         """Hold the lock; an error in the block takes back everything that was placed in it."""
-        with write_lock(self.root, self.layout.lock_path, self.lock_timeout) as lock:
+        with self.write_lock() as lock:
             staging.guard = lock.check
             try:
                 yield
@@ -285,7 +305,8 @@ class Registry(RegistryReader):
             logger.warning("could not set the time of %s, so it may be collected early: %s", path, error)
 
 
-def _tag_list(tags: Sequence[str]) -> list[str]:
+def tag_list(tags: Sequence[str]) -> list[str]:
+    """Tags checked, each once. Raises :class:`RegistryError` for a text, an empty list or a tag that is not allowed."""
     if isinstance(tags, str) or not tags:
         raise RegistryError(f"tags are {tags!r}, expected a list with at least one tag, e.g. ['latest'].")
     return list(dict.fromkeys(check_tag(tag) for tag in tags))
