@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Tests neither use nor fill the user's cache of verified blobs and remote registries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with small pieces of real data: $SOSR_SHARED_DATA, or shared/data beside the checkout."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sosr_det.errors import CorruptEntryError, RegistryError
-from sosr_det.registry.blob import check_blob, digest_blob
+from sosr_det.registry.blob import digest_blob
 from sosr_det.registry.damage import Damage, damage_of
 from sosr_det.registry.digest import is_sha256
 from sosr_det.registry.names import check_name, check_tag
@@ -15,11 +15,16 @@ from sosr_det.registry.store import Registry
 
 @dataclass
 class Audit:
-    """What was checked (``files``), what is damaged, and sound files that nothing points to (``unused``)."""
+    """What was checked (``files``), what is damaged, and sound files that nothing points to (``unused``).
+
+    ``unchanged`` holds the files that were not read, because they did not change since this user verified them, and
+    when that was (UTC text).
+    """
 
     files: set[str] = field(default_factory=set)
     damages: list[Damage] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    unchanged: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -36,8 +41,10 @@ class Audit:
             self.damages.append(damage)
 
 
-def audit_refs(registry: Registry, refs: list[tuple[str, str]]) -> Audit:
+def audit_refs(registry: Registry, refs: list[tuple[str, str]], use_cache: bool = False) -> Audit:
     """Check these (name, tag) pairs: ref, manifest and every bit of the blob of each.
+
+    With ``use_cache`` a blob that did not change since this user verified it is not read again.
 
     Raises:
         RegistryError: no registry, or an unknown name or tag.
@@ -52,15 +59,15 @@ def audit_refs(registry: Registry, refs: list[tuple[str, str]]) -> Audit:
             digests[registry.read_ref(name, tag).digest] = None
         except CorruptEntryError as error:
             audit.note(path, error)
-    _check_manifests(registry, list(digests), audit)
+    _check_manifests(registry, list(digests), audit, use_cache)
     return audit
 
 
-def audit_digest(registry: Registry, digest: str) -> Audit:
-    """Check one manifest digest and the blob behind it. Raises as :func:`audit_refs`."""
+def audit_digest(registry: Registry, digest: str, use_cache: bool = False) -> Audit:
+    """Check one manifest digest and the blob behind it. ``use_cache`` and errors as for :func:`audit_refs`."""
     registry.layout.require()
     audit = Audit()
-    _check_manifests(registry, [digest], audit)
+    _check_manifests(registry, [digest], audit, use_cache)
     return audit
 
 
@@ -126,7 +133,9 @@ def _ref_files(registry: Registry, audit: Audit) -> list[tuple[str, str, Path]]:
     return found
 
 
-def _check_manifests(registry: Registry, digests: list[str], audit: Audit) -> set[str]:
+def _check_manifests(
+    registry: Registry, digests: list[str], audit: Audit, use_cache: bool = False
+) -> set[str]:
     """Check manifests and their blobs; returns the tensors digests of the sound manifests."""
     used: set[str] = set()
     for digest in digests:
@@ -147,8 +156,10 @@ def _check_manifests(registry: Registry, digests: list[str], audit: Audit) -> se
         blob_path = registry.layout.blob_path(manifest.tensors_digest)
         audit.files.add(str(blob_path))
         try:
-            registry.layout.refuse_links(blob_path)
-            audit.damages += check_blob(blob_path, manifest.tensors)
+            if use_cache and (checked := registry.checked_at(manifest)):
+                audit.unchanged[str(blob_path)] = checked
+            else:
+                audit.damages += registry.check_blob(manifest)
         except RegistryError as error:
             audit.note(blob_path, error)
     return used

@@ -264,14 +264,16 @@ class Staging:
         with os_errors(target, "remove"):
             fsync_dir(target.parent)
 
-    def rollback(self) -> None:
+    def rollback(self, unguarded: bool = False) -> None:
         """Take back what was placed or removed, last first: the old file returns, a new one goes.
 
         If one cannot be taken back, that is logged and those placed before it stay as well, because it may
-        need them: a ref must never be left without its manifest. Nothing is taken back when ``guard`` raises.
+        need them: a ref must never be left without its manifest. Nothing is taken back when ``guard`` raises,
+        except with ``unguarded``, which is for files that are named by their content.
         """
         try:
-            self._check()
+            if not unguarded:
+                self._check()
         except RegistryError as error:
             logger.warning("not taking back what was written: %s", error)
             self._placed.clear()

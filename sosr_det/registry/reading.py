@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from sosr_det.registry.layout import RegistryLayout
 from sosr_det.registry.manifest import SIZE_LIMIT, Manifest
 from sosr_det.registry.names import DEFAULT_TAG, SosrUri, check_name, check_tag, parse_uri
 from sosr_det.registry.refs import Ref
+from sosr_det.registry.verified_cache import VerifiedCache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,20 +95,13 @@ class RegistryReader:
         Raises:
             RegistryError: a file cannot be read, or is a link or another special file.
         """
-        try:
-            self.read_manifest(entry.digest)
-        except CorruptEntryError as error:
-            if not isinstance(damage := getattr(error, "damage", None), Damage):
-                raise
-            return [damage]
-        return self._check_blob(entry)
-
-    def _check_blob(self, entry: Entry) -> list[Damage]:
-        self.layout.refuse_links(entry.blob_path)
-        return check_blob(entry.blob_path, entry.manifest.tensors)
+        return self._check_manifest(entry.digest) or self.check_blob(entry.manifest)
 
     def verify(self, source: str | Entry, use_cache: bool = True) -> Entry:
         """Check an entry without loading it (no torch needed) and return it.
+
+        ``use_cache``: a blob that did not change since this user verified it is not read again, see
+        :mod:`sosr_det.registry.verified_cache`; False reads every bit. :meth:`load` always does.
 
         Raises:
             CorruptEntryError: anything is damaged; file, part, expected and actual are named.
@@ -114,13 +109,53 @@ class RegistryReader:
         """
         if isinstance(source, str):
             entry = self.resolve(source)  # which has just verified the manifest
-            damages = self._check_blob(entry)
+            damages: list[Damage] = []
         else:
             entry = source
-            damages = self.check(entry)
+            damages = self._check_manifest(entry.digest)
+        if not damages and not (use_cache and self.checked_at(entry.manifest)):
+            damages = self.check_blob(entry.manifest)
         if damages:
             raise damages[0].error(others=len(damages) - 1)
         return entry
+
+    def checked_at(self, manifest: Manifest) -> str | None:
+        """When this user verified the blob of a manifest, if it did not change since (UTC text), else None."""
+        path = self.layout.blob_path(manifest.tensors_digest)
+        self.layout.refuse_links(path)
+        return VerifiedCache(self.root).checked_at(path, manifest.tensors_digest)
+
+    def check_blob(self, manifest: Manifest) -> list[Damage]:
+        """Read the blob of a manifest whole; the list is empty when every bit is right, which is remembered.
+
+        Raises:
+            RegistryError: it cannot be read, or is a link or another special file.
+        """
+        path, digest = self.layout.blob_path(manifest.tensors_digest), manifest.tensors_digest
+        self.layout.refuse_links(path)
+        cache, started = VerifiedCache(self.root), time.time()
+        try:
+            before = path.lstat()
+        except FileNotFoundError:
+            before = None
+        damages = check_blob(path, manifest.tensors)
+        if damages:
+            cache.forget(path, digest)
+        elif before is not None:
+            cache.remember(path, digest, before, started)
+        return damages
+
+    def _check_manifest(self, digest: str) -> list[Damage]:
+        try:
+            self.read_manifest(digest)
+        except FileNotFoundError:
+            path = self.layout.manifest_path(digest)
+            return [Damage(str(path), "file", f"the manifest sha256 {digest}", "no such file")]
+        except CorruptEntryError as error:
+            if not isinstance(damage := getattr(error, "damage", None), Damage):
+                raise
+            return [damage]
+        return []
 
     def fetch(self, entry: Entry) -> Path:
         """A local path of the entry's blob, verified as :meth:`verify` does.
