@@ -67,16 +67,21 @@ def parse_voc_xml(content: bytes, path: str) -> VOCAnnotation:
     return VOCAnnotation(size, objects)
 
 
+def _shown(text: str) -> str:
+    """What a file says, quoted for a message, and not at any length."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
 def _object(element: ET.Element, where: str) -> VOCObject:
     name = element.findtext("name")
     if not name:
         raise DataError(f"{where} (counted from 1) has no <name>")
-    where = f"{where} ({name!r})"
+    where = f"{where} ({_shown(name)})"
     difficult_text = element.findtext("difficult", "0")
     try:
         difficult = bool(int(difficult_text))
     except ValueError as error:
-        raise DataError(f"{where}: <difficult> must be 0 or 1, got {difficult_text!r}") from error
+        raise DataError(f"{where}: <difficult> must be 0 or 1, got {_shown(difficult_text)}") from error
     # Direct child only: VOC2012's person-layout parts have boxes of their own further down.
     box = element.find("bndbox")
     if box is None:
@@ -92,7 +97,7 @@ def _coordinate(box: ET.Element, tag: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        found = "missing" if text is None else repr(text)
+        found = "missing" if text is None else _shown(text)
         raise DataError(f"{where}: <{tag}> must be a finite number, is {found}")
     return value
 
@@ -104,6 +109,6 @@ def _positive(size: ET.Element, tag: str, path: str) -> int:
     except ValueError:
         value = 0
     if value <= 0:
-        found = "missing" if text is None else repr(text)
+        found = "missing" if text is None else _shown(text)
         raise DataError(f"{path}: <size> needs a positive whole number as <{tag}>, is {found}")
     return value

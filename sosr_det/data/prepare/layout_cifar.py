@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from sosr_det.data.prepare.catalogue import dataset_entry
 from sosr_det.data.prepare.checksum import file_md5
 from sosr_det.data.prepare.inspection import Inspection, Split
 from sosr_det.data.prepare.layout_class_folders import read_class_folders
+from sosr_det.plain_pickle import load_plain
 
 _TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 # name: (files by split, the key of the labels, the file with the class names, its key)
@@ -99,29 +98,8 @@ def _read_pickle(found: Inspection, path: Path) -> Any:
         found.problem("missing", path, "file not found")
         return None
     try:
-        return _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return load_plain(path.read_bytes(), encoding="latin1")
     except Exception as error:  # a damaged pickle can raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         found.problem("undecodable", path, f"cannot be read: {reason}")
         return None
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads containers, numbers, strings and NumPy arrays; refuses to import anything else."""
-
-    _ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(
-                f"it wants to import {module}.{name}, which CIFAR's files do not need"
-            )
-        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
