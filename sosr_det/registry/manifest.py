@@ -6,11 +6,11 @@ ASCII, one newline at the end): the same content is the same file. Importing thi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,8 @@ class Summary:
     created: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON data."""
-        return _as_plain(self)
+        """The summary as plain JSON data. Written out, because a list of entries does this once for each."""
+        return vars(self) | {"metrics": dict(self.metrics), "parents": list(self.parents)}
 
     @classmethod
     def from_dict(cls, document: Any, label: str = "summary") -> Summary:
@@ -239,7 +239,8 @@ class Manifest:
                 f"manifest: {', '.join(computed)} cannot be given, it is computed. Leave it out of the fields."
             )
         document = _DEFAULTS | {key: _as_plain(value) for key, value in fields.items()}
-        document.setdefault("library_versions", library_versions())
+        if "library_versions" not in document:  # asking the installed packages takes a while
+            document["library_versions"] = library_versions()
         document.setdefault("created", utc_now())
         recipe = document["recipe"]
         if isinstance(recipe, dict) and isinstance(recipe.get("config_text"), str):
@@ -387,6 +388,7 @@ def utc_now() -> str:
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that shape weights, without importing them."""
     import platform
+    from importlib import metadata
 
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
@@ -428,7 +430,7 @@ def _sha256(value: Any) -> str:
 def _time(value: Any) -> str:
     if not isinstance(value, str) or _TIME.fullmatch(value) is None:
         raise ValueError
-    datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ")
+    datetime.fromisoformat(value)
     return value
 
 
@@ -446,13 +448,20 @@ def _data(value: Any) -> dict[str, Any]:
     return table
 
 
+def _shape(value: Any) -> tuple[int, ...]:
+    sizes = list_of(integer(0, 1 << 48), most=64)(value)
+    if math.prod(max(size, 1) for size in sizes) >= 1 << 63:  # torch computes strides from it, even of no values
+        raise ValueError
+    return sizes
+
+
 def _read_tensors(fields: Fields) -> dict[str, TensorSpec]:
     tensors = {}
     for name in fields.keys():  # noqa: SIM118  (a method of Fields, not of a dict)
         row = fields.child(check_tensor_name(name))
         tensors[name] = TensorSpec(
             dtype=row.take("dtype", one_of(*DTYPES), "a dtype such as 'float32'"),
-            shape=row.take("shape", list_of(integer(0, 1 << 48), most=64), "a list of sizes >= 0"),
+            shape=row.take("shape", _shape, "a list of sizes >= 0"),
             sha256=row.take("sha256", _sha256, "64 hex digits"),
         )
         row.close()
