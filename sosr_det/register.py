@@ -1,9 +1,9 @@
 """The one module with import side effects: everything of ours that mmengine must know by name.
 
 Import it before anything of ``mmdet`` (a config does so with ``custom_imports = dict(imports=['sosr_det.register'])``):
-it makes mmcv's ops work without their compiled extension, registers the ``sosr://`` scheme and safe loading of local
-checkpoint files, and our models, data sets, metrics and hooks in mmengine's root registries, where MMDetection's
-own scope finds them too.
+it makes mmcv's ops work without their compiled extension, registers the ``sosr://`` scheme and safe readers for
+checkpoints of every other address, for pickles and for YAML, and our models, data sets, metrics and hooks in
+mmengine's root registries, where MMDetection's own scope finds them too.
 """
 
 from sosr_det.compat import install_mmcv_ops
@@ -15,9 +15,13 @@ import sosr_det.engine.hooks
 import sosr_det.evaluation.classification
 import sosr_det.evaluation.voc_metric
 import sosr_det.models
+from sosr_det.engine.safe_files import register_safe_files
+from sosr_det.engine.safe_loaders import register_safe_loaders
 from sosr_det.registry.scheme import register_schemes
 
 register_schemes()
+register_safe_loaders()
+register_safe_files()
 
 
 def _register_lazily() -> None:

@@ -7,6 +7,7 @@ safe one: onedl-mmengine's falls back to unrestricted unpickling when the restri
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
@@ -14,6 +15,7 @@ from mmengine.runner import CheckpointLoader
 
 from sosr_det import errors
 from sosr_det.errors import CheckpointError, RegistryError, SosrError
+from sosr_det.registry.disarm import disarm
 from sosr_det.registry.names import SCHEME
 from sosr_det.registry.opening import open_registry
 from sosr_det.registry.safe_load import load_state_file
@@ -33,17 +35,17 @@ def load_from_sosr(filename: str, map_location: Any = None) -> dict[str, Any]:
         RegistryError: see :meth:`sosr_det.registry.store.Registry.load`.
         CheckpointError: ``map_location`` is a function or a dict; expected a device or None (the CPU).
     """
-    pinned = _on_rank_0(lambda: open_registry().resolve(filename).pinned_uri)
-    return _on_all_ranks(lambda: _load_pinned(filename, pinned, map_location))
+    pinned = on_rank_0(lambda: open_registry().resolve(filename).pinned_uri)
+    return on_all_ranks(lambda: _load_pinned(filename, pinned, map_location))
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Load a local checkpoint file for MMEngine without executing code from it.
+    """Load a local checkpoint file for MMEngine without executing code from it, neither now nor when it is resumed.
 
     Raises:
         CheckpointError: see :func:`sosr_det.registry.safe_load.load_state_file`.
     """
-    return load_state_file(filename, map_location)
+    return disarm(load_state_file(filename, map_location), Path(filename).expanduser().parent)
 
 
 def register_schemes() -> None:
@@ -68,7 +70,7 @@ def _load_pinned(uri: str, pinned: str, map_location: Any) -> dict[str, Any]:
     return {"state_dict": tensors, "meta": meta}
 
 
-def _on_rank_0(work: Callable[[], str]) -> str:
+def on_rank_0(work: Callable[[], str]) -> str:
     """Run ``work`` on rank 0 and give its result, or its error, to every rank."""
     rank, world_size = get_dist_info()
     if world_size == 1:
@@ -87,7 +89,7 @@ def _on_rank_0(work: Callable[[], str]) -> str:
     raise _as_error(kind, value) from cause
 
 
-def _on_all_ranks(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def on_all_ranks(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run ``work`` on every rank; if it fails anywhere, raise everywhere, so that nobody waits forever."""
     rank, world_size = get_dist_info()
     if world_size == 1:
