@@ -139,7 +139,8 @@ def modulated_deform_conv_forward(
         weight: [C_out, C / group, kernel_h, kernel_w].
         bias: [C_out], read only if ``with_bias``.
         ones: Not used.
-        offset: [N, deformable_group * kernel_h * kernel_w * 2, H_out, W_out]: (y, x) shifts in pixels.
+        offset: [N, deformable_group * kernel_h * kernel_w * 2, H_out, W_out]: (y, x) shifts in pixels. Larger maps are
+            taken as the compiled op takes them: see :func:`_as_read`.
         mask: [N, deformable_group * kernel_h * kernel_w, H_out, W_out]: factor of every sample.
         output: Output, [N, C_out, H_out, W_out].
         columns: Not used.
@@ -200,7 +201,34 @@ def _convolve(
         tensor.to(working_dtype(tensor)) if tensor is not None else None
         for tensor in [*tensors, None, None][:5]
     )
+    if mask is not None:
+        size = [
+            (side + 2 * pad - (dilate * (kernel - 1) + 1)) // step + 1
+            for side, pad, dilate, kernel, step in zip(
+                input.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
+            )
+        ]
+        offset, mask = _as_read(offset, size), _as_read(mask, size)
     return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def _as_read(maps: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """[N, C, height, width] of maps that may be larger, as the compiled modulated op reads them.
+
+    It never compares their size with the output's, but takes each sample's first C * height * width numbers as they lie
+    in memory. MMDetection's DyHead depends on it: it moves a small map by offsets of the next larger one.
+
+    Raises:
+        ValueError: there are fewer numbers than that (the compiled op reads past the end).
+    """
+    if list(maps.shape[2:]) == size:
+        return maps
+    count = maps.shape[1] * size[0] * size[1]
+    if maps[0].numel() < count:
+        raise ValueError(
+            f"modulated deformable convolution: offset or mask is {list(maps.shape[2:])} pixels, the output {size}"
+        )
+    return maps.flatten(1)[:, :count].reshape(*maps.shape[:2], *size)
 
 
 def _write_gradients(

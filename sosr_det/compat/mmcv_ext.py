@@ -10,6 +10,12 @@ from typing import NoReturn
 import torchvision
 
 from sosr_det.compat.bbox import bbox_overlaps
+from sosr_det.compat.carafe import (
+    carafe_backward,
+    carafe_forward,
+    carafe_naive_backward,
+    carafe_naive_forward,
+)
 from sosr_det.compat.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -17,12 +23,14 @@ from sosr_det.compat.deform_conv import (
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
+from sosr_det.compat.deform_roi_pool import deform_roi_pool_backward, deform_roi_pool_forward
 from sosr_det.compat.focal import (
     sigmoid_focal_loss_backward,
     sigmoid_focal_loss_forward,
     softmax_focal_loss_backward,
     softmax_focal_loss_forward,
 )
+from sosr_det.compat.masked_conv import masked_col2im_forward, masked_im2col_forward
 from sosr_det.compat.ms_deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
 from sosr_det.compat.nms import nms, nms_match, softnms
 from sosr_det.compat.roi_align import roi_align_backward, roi_align_forward
@@ -31,11 +39,19 @@ from sosr_det.errors import CompiledOpMissingError
 
 __all__ = [
     "bbox_overlaps",
+    "carafe_backward",
+    "carafe_forward",
+    "carafe_naive_backward",
+    "carafe_naive_forward",
     "deform_conv_backward_input",
     "deform_conv_backward_parameters",
     "deform_conv_forward",
+    "deform_roi_pool_backward",
+    "deform_roi_pool_forward",
     "get_compiler_version",
     "get_compiling_cuda_version",
+    "masked_col2im_forward",
+    "masked_im2col_forward",
     "modulated_deform_conv_backward",
     "modulated_deform_conv_forward",
     "ms_deform_attn_backward",

@@ -59,11 +59,9 @@ def roi_align_forward(
 
     # torchvision has no maximum. But a grid with one sample per bin and as many bins as there are samples holds
     # exactly the samples; their maxima are a max pooling. Regions with equally many samples go together.
-    samples_per_bin = _samples_per_bin(
-        rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned
-    )
-    for rows, columns in samples_per_bin.unique(dim=0).tolist():
-        chosen = (samples_per_bin == samples_per_bin.new_tensor([rows, columns])).all(dim=1)
+    counts = samples_per_bin(rois, aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
+    for rows, columns in counts.unique(dim=0).tolist():
+        chosen = (counts == counts.new_tensor([rows, columns])).all(dim=1)
         if rows == 0 or columns == 0:
             output[chosen] = 0
             argmax_y[chosen] = argmax_x[chosen] = NO_SAMPLE
@@ -71,7 +69,7 @@ def roi_align_forward(
         size = (aligned_height * rows, aligned_width * columns)
         samples = torchvision.ops.roi_align(features, rois[chosen], size, spatial_scale, 1, aligned)
         maxima, position = F.max_pool2d(samples, (rows, columns), return_indices=True)
-        start, extent = _region(rois[chosen], spatial_scale, aligned)
+        start, extent = region(rois[chosen], spatial_scale, aligned)
         row, column = position.div(size[1], rounding_mode="floor"), position % size[1]
         y = start[:, 1, None, None, None] + (row + 0.5) * (extent[:, 1, None, None, None] / size[0])
         x = start[:, 0, None, None, None] + (column + 0.5) * (extent[:, 0, None, None, None] / size[1])
@@ -111,20 +109,20 @@ def roi_align_backward(
         grad_input.copy_(torch.autograd.grad(pooled, features, gradient)[0])
 
 
-def _region(rois: torch.Tensor, spatial_scale: float, aligned: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def region(rois: torch.Tensor, spatial_scale: float, aligned: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Start and extent of each region, both [K, 2] as (x, y) in feature-map pixels."""
     corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
     start, extent = corners[:, :2], corners[:, 2:] - corners[:, :2]
     return start, extent if aligned else extent.clamp(min=1)
 
 
-def _samples_per_bin(
+def samples_per_bin(
     rois: torch.Tensor, height: int, width: int, spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> torch.Tensor:
     """[K, 2] int64: samples per bin of each region, (vertical, horizontal)."""
     if sampling_ratio > 0:
         return torch.full((len(rois), 2), sampling_ratio, device=rois.device)
-    _, extent = _region(rois, spatial_scale, aligned)
+    _, extent = region(rois, spatial_scale, aligned)
     return (extent.flip(1) / extent.new_tensor([height, width])).ceil().long()
 
 

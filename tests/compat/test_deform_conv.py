@@ -163,3 +163,38 @@ def test_equals_the_compiled_op(golden, golden_gradient, modulated, deform_group
         expected = golden(f"{case}/grad_{name}")
         tolerance = 2e-6 * float(expected.abs().max())
         torch.testing.assert_close(leaf.grad, expected, rtol=0, atol=tolerance)
+
+
+def test_larger_offset_maps_are_read_as_the_compiled_op_reads_them(generator):
+    """mmcv's kernels walk over offset and mask with the output's strides, whatever size they have."""
+    geometry = ((1, 1), (1, 1), (1, 1), 1, 1)
+    input = torch.randn(2, 3, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 3, 3, generator=generator, dtype=torch.float64)
+    offset = torch.randn(2, 18, 6, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 9, 6, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    output = mmcv.ops.modulated_deform_conv2d(input, offset, mask, weight, None, *geometry)
+    assert output.shape == (2, 2, 3, 4)
+
+    # What number (n, c, y, x) of an output-sized map would be, counted from the start of sample n.
+    read = [torch.empty(2, channels, 3, 4, dtype=torch.float64) for channels in (18, 9)]
+    for source, target in zip((offset, mask), read, strict=True):
+        for n, c, y, x in torch.cartesian_prod(*(torch.arange(size) for size in target.shape)).tolist():
+            target[n, c, y, x] = source[n].detach().flatten()[(c * 3 + y) * 4 + x]
+    expected = slow_deform_conv(input.detach(), read[0], weight, read[1], None, *geometry)
+    torch.testing.assert_close(output, expected)
+
+    gradients = torch.autograd.grad(output.sum(), (offset, mask))
+    assert [gradient.shape for gradient in gradients] == [offset.shape, mask.shape]
+    used = [channels * 3 * 4 for channels in (18, 9)]
+    for gradient, count in zip(gradients, used, strict=True):
+        assert gradient.flatten(1)[:, :count].any()
+        assert not gradient.flatten(1)[:, count:].any()
+
+
+def test_smaller_offset_maps_are_refused(generator):
+    input = torch.randn(1, 3, 6, 6, generator=generator)
+    weight = torch.randn(2, 3, 3, 3, generator=generator)
+    with pytest.raises(ValueError, match=r"\[3, 3\] pixels, the output \[6, 6\]"):
+        mmcv.ops.modulated_deform_conv2d(
+            input, torch.zeros(1, 18, 3, 3), torch.zeros(1, 9, 3, 3), weight, None, 1, 1
+        )

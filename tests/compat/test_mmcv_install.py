@@ -118,8 +118,8 @@ def test_an_op_without_fallback_raises_only_when_called():
     dets, scores = torch.zeros(2, 5), torch.zeros(2)
     with pytest.raises(CompiledOpMissingError, match=r"'nms_rotated'.*--no-binary onedl-mmcv"):
         mmcv.ops.nms_rotated(dets, scores, 0.5)
-    with pytest.raises(CompiledOpMissingError, match="'carafe_forward'"):
-        mmcv.ops.carafe(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 4, 4), 1, 1, 2)
+    with pytest.raises(CompiledOpMissingError, match="'border_align_forward'"):
+        mmcv.ops.border_align(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 4), 1)
     assert _ext.furthest_point_sampling_forward.__name__ == "furthest_point_sampling_forward"
     # Tools that probe modules for special attributes must get an honest answer.
     with pytest.raises(AttributeError):

@@ -65,6 +65,16 @@ DIFFERENTIABLE: dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Tensor,
         ),
         False,
     ),
+    "carafe": (
+        lambda features, masks: mmcv.ops.carafe(features, masks, 3, 2, 2),
+        (random(2, 4, 3, 5), random(2, 18, 6, 10, seed=1)),
+        False,
+    ),
+    "deform_roi_pool": (
+        lambda x, offset: mmcv.ops.deform_roi_pool(x, ROIS.to(x.device), offset, (2, 3), 0.8, 2, 0.2),
+        (random(2, 3, 8, 8), random(2, 2, 2, 3, seed=1)),
+        True,
+    ),
     "ms_deform_attn": (
         attend,
         (random(1, 20, 2, 3), random(1, 3, 2, 2, 2, 2, seed=1).sigmoid(), random(1, 3, 2, 2, 2, seed=2)),
