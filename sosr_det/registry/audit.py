@@ -10,6 +10,8 @@ from sosr_det.registry.blob import digest_blob
 from sosr_det.registry.damage import Damage, damage_of
 from sosr_det.registry.digest import is_sha256
 from sosr_det.registry.names import check_name, check_tag
+from sosr_det.registry.pins import find_pins
+from sosr_det.registry.reading import RegistryReader
 from sosr_det.registry.store import Registry
 
 
@@ -41,7 +43,7 @@ class Audit:
             self.damages.append(damage)
 
 
-def audit_refs(registry: Registry, refs: list[tuple[str, str]], use_cache: bool = False) -> Audit:
+def audit_refs(registry: RegistryReader, refs: list[tuple[str, str]], use_cache: bool = False) -> Audit:
     """Check these (name, tag) pairs: ref, manifest and every bit of the blob of each.
 
     With ``use_cache`` a blob that did not change since this user verified it is not read again.
@@ -49,7 +51,7 @@ def audit_refs(registry: Registry, refs: list[tuple[str, str]], use_cache: bool 
     Raises:
         RegistryError: no registry, or an unknown name or tag.
     """
-    registry.layout.require()
+    registry.require()
     audit = Audit()
     digests: dict[str, None] = {}
     for name, tag in refs:
@@ -63,24 +65,27 @@ def audit_refs(registry: Registry, refs: list[tuple[str, str]], use_cache: bool 
     return audit
 
 
-def audit_digest(registry: Registry, digest: str, use_cache: bool = False) -> Audit:
+def audit_digest(registry: RegistryReader, digest: str, use_cache: bool = False) -> Audit:
     """Check one manifest digest and the blob behind it. ``use_cache`` and errors as for :func:`audit_refs`."""
-    registry.layout.require()
+    registry.require()
     audit = Audit()
     _check_manifests(registry, [digest], audit, use_cache)
     return audit
 
 
-def audit_all(registry: Registry) -> Audit:
-    """Check every file of the registry, also manifests and blobs that no ref points to.
+def audit_all(registry: RegistryReader) -> Audit:
+    """Check every file of the registry, also manifests and blobs that no ref points to; in one behind a URL all refs
+    and manifests and their blobs.
 
-    Temporary files and locks are left out: they hold nothing that can be loaded.
+    Pins are checked too. Temporary files and locks are left out: they hold nothing that can be loaded.
 
     Raises:
         RegistryError: no registry at the root.
     """
+    registry.require()
+    if not isinstance(registry, Registry):
+        return _audit_entries(registry)
     layout = registry.layout
-    layout.require()
     audit = Audit()
     digests: dict[str, None] = {}
     for name, tag, path in _ref_files(registry, audit):
@@ -102,6 +107,29 @@ def audit_all(registry: Registry) -> Audit:
     damaged = {damage.file for damage in audit.damages}
     audit.unused += [path for path in unused if path not in damaged]
     _check_other_blobs(registry, used, audit)
+    for pin in find_pins(layout):
+        audit.files.add(str(pin.path))
+        if pin.damage is not None:
+            audit.damages.append(pin.damage)
+    return audit
+
+
+def _audit_entries(registry: RegistryReader) -> Audit:
+    audit = Audit()
+    digests: dict[str, None] = {}
+    for listing in registry.list_refs():
+        path = registry.layout.ref_path(listing.name, listing.tag)
+        audit.files.add(str(path))
+        if listing.digest is not None:
+            digests[listing.digest] = None
+        elif listing.error is not None:
+            audit.note(path, listing.error)
+    tagged = set(digests)
+    digests |= dict.fromkeys(registry.manifest_digests())
+    _check_manifests(registry, list(digests), audit)
+    damaged = {damage.file for damage in audit.damages}
+    paths = [str(registry.layout.manifest_path(digest)) for digest in digests if digest not in tagged]
+    audit.unused += [path for path in paths if path not in damaged]
     return audit
 
 
@@ -134,7 +162,7 @@ def _ref_files(registry: Registry, audit: Audit) -> list[tuple[str, str, Path]]:
 
 
 def _check_manifests(
-    registry: Registry, digests: list[str], audit: Audit, use_cache: bool = False
+    registry: RegistryReader, digests: list[str], audit: Audit, use_cache: bool = False
 ) -> set[str]:
     """Check manifests and their blobs; returns the tensors digests of the sound manifests."""
     used: set[str] = set()

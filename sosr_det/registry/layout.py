@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from sosr_det.errors import RegistryError
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import canonical_json
-from sosr_det.registry.files import Staging, os_errors, read_small, refuse_links
+from sosr_det.registry.files import Staging, logger, os_errors, read_small, refuse_links
 from sosr_det.registry.names import check_name, check_tag
 
 ENV_ROOT = "SOSR_REGISTRY"
@@ -18,6 +19,7 @@ MARKER_BYTES = canonical_json({"format": "sosr-det registry", "layout_version": 
 
 # A URL, also one that went through Path() and lost a slash; one letter is a drive of Windows.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_WARNED: set[Path] = set()
 _OWN = {MARKER, "blobs", "manifests", "refs", "pins", "tmp", ".locks"}
 
 
@@ -110,8 +112,36 @@ class RegistryLayout:
                 return []
             raise
 
+    def permissions_warnings(self) -> list[str]:
+        """What is wrong with who may write here, one sentence per folder; empty when nothing is.
+
+        A shared registry has many owners and is writable for its group: that is as it should be. A folder that
+        everybody on the machine may write is not: anybody could point a tag to other weights, which then verify.
+        A sticky folder, where others can add files but not replace them, is left out, except for tags.
+        """
+        if os.name == "nt":
+            return []
+        warnings = []
+        for folder in (self.root, self.refs_dir, self.blobs_dir, self.manifests_dir, self.lock_path.parent):
+            try:
+                mode = folder.lstat().st_mode
+            except OSError:
+                continue
+            if mode & stat.S_IWOTH and (folder == self.refs_dir or not mode & stat.S_ISVTX):
+                warnings.append(
+                    f"everybody on this machine can write to {folder}, so everybody can change what the names in the "
+                    f"registry mean. Close it with `chmod o-w {folder}`, or pin entries by digest (sosr://sha256:...)."
+                )
+        return warnings
+
+    def _warn_once(self) -> None:
+        if self.root not in _WARNED:
+            _WARNED.add(self.root)
+            for warning in self.permissions_warnings():
+                logger.warning("%s", warning)
+
     def require(self) -> None:
-        """Check that the folder is a registry of a layout known here.
+        """Check that the folder is a registry of a layout known here; warn once if anybody may write to it.
 
         Raises:
             RegistryError: it does not exist, is no registry, or a newer sosr-det made it.
@@ -130,6 +160,7 @@ class RegistryLayout:
                 f"{self.root} is not a registry: it has no {MARKER}. {hint} (in an empty or a new folder)."
             ) from None
         if content == MARKER_BYTES:
+            self._warn_once()
             return
         if content.startswith(b'{"format":"sosr-det registry","layout_version":') and content.endswith(
             b"}\n"

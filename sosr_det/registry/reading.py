@@ -42,6 +42,10 @@ class RegistryReader:
         """The registry's folder, absolute, links resolved."""
         return self.layout.root
 
+    def require(self) -> None:
+        """Raise :class:`RegistryError` unless there is a registry at the root."""
+        self.layout.require()
+
     # ---- one entry -----------------------------------------------------------------------------------
 
     def resolve(self, uri: str) -> Entry:

@@ -44,7 +44,8 @@ class Ref:
 
     def to_bytes(self) -> bytes:
         """The exact bytes of the ref file."""
-        return canonical_json(self._fields() | {"checksum": self.checksum()}) + b"\n"
+        fields = self._fields()
+        return canonical_json(fields | {"checksum": sha256_hex(canonical_json(fields))}) + b"\n"
 
     @classmethod
     def from_bytes(cls, content: bytes, file: Path, name: str, tag: str) -> Ref:
@@ -69,11 +70,10 @@ class Ref:
             fields.close()
         except (ValueError, RegistryError) as error:
             raise Damage(str(file), "content", "a ref written by sosr-det", str(error)).error() from None
-        if checksum != ref.checksum():
-            raise Damage(
-                str(file), "checksum", f"sha256 {ref.checksum()} over its fields", f"sha256 {checksum}"
-            ).error()
         if ref.to_bytes() != content:
+            if checksum != ref.checksum():
+                expected = f"sha256 {ref.checksum()} over its fields"
+                raise Damage(str(file), "checksum", expected, f"sha256 {checksum}").error()
             raise Damage(str(file), "content", "canonical JSON", "the same data written differently").error()
         if (ref.name, ref.tag) != (name, tag):
             raise Damage(str(file), "name and tag", f"{name}@{tag}", f"{ref.name}@{ref.tag}").error()
