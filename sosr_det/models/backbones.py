@@ -26,10 +26,12 @@ def build_backbone(name: str) -> tuple[nn.Module, BackboneSpec]:
     """Build a randomly initialised backbone without its classifier; no weights are ever downloaded.
 
     The module maps images ``[M, 3, H, W]`` to pooled features ``[M, num_features]``. Its state dict has the source
-    library's parameter names, so that tensors transfer one to one; those of ``resnet18`` to ``resnet152`` are also
-    MMDetection's. The weights are those that the source library draws (``spec.initialisation``).
+    library's parameter names, so that tensors transfer one to one; those of torchvision's ResNets are also
+    MMDetection's (its ``ResNeXt`` holds the ``resnext…``). The weights are those that the source library draws
+    (``spec.initialisation``).
 
-    - ``resnet18``, ``34``, ``50``, ``101``, ``152``: torchvision, for 224 px.
+    - ``resnet18``, ``34``, ``50``, ``101``, ``152``, ``resnext50_32x4d``, ``resnext101_32x8d``, ``resnext101_64x4d``,
+      ``wide_resnet50_2``, ``wide_resnet101_2``: torchvision, for 224 px.
     - ``resnet20``, ``56``, ``110``, ``seresnet110``, ``densenet100_k12_bc``, ``wrn28_10``, ``pyramidnet110_a48``,
       ``pyramidnet110_a84``: the published CIFAR networks (pytorchcv), for 32 px; 64 px works as well.
     - ``vgg19_bn_32px``, ``mobilenet_32px``, ``mobilenetv2_32px``, ``regnetx_200mf_32px``: published ImageNet networks

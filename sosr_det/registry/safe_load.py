@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+HEADER_LIMIT = 16 << 20  # bytes; the header of a file with 100 000 tensors has about 10 MB
+_INFLATION_LIMIT = 4  # bytes unpacked per byte of the file; torch.save packs nothing
+_SMALL = 16 << 20  # bytes that may always be unpacked
+
 _FORMS = "expected a .safetensors file, or a file written by torch.save or by mmengine's checkpoint hook"
+# Where a refused class comes from -> what to do in the program that wrote the file.
+_ADVICE = {
+    "omegaconf": "it holds a config object; save OmegaConf.to_container(cfg) instead of it, or the state dict alone",
+    "hydra": "it holds a config object; save OmegaConf.to_container(cfg) instead of it, or the state dict alone",
+    "yacs": "it holds a yacs config; save cfg.dump() instead of cfg, or the state dict alone",
+    "mmcv": "it holds an mmcv config object; save cfg.pretty_text instead of cfg, or the state dict alone",
+    "addict": "it holds an addict.Dict; save cfg.to_dict() instead of cfg, or the state dict alone",
+    "pytorch_lightning": "it holds hyper-parameters as objects; save the state dict alone",
+    "lightning": "it holds hyper-parameters as objects; save the state dict alone",
+}
 
 
 def load_state_file(
@@ -25,20 +40,24 @@ def load_state_file(
     """Read a checkpoint file: a state dict, or a training checkpoint's dict around one.
 
     safetensors files are read by safetensors; all others by torch's restricted unpickler, which besides
-    tensors and plain Python data admits mmengine's ``HistoryBuffer`` and numpy arrays of numbers (what
-    mmengine puts into a training checkpoint), and nothing else. ``map_location`` as in ``torch.load``;
-    None means the CPU.
+    tensors and plain Python data admits what real training checkpoints hold, and nothing else: mmengine's
+    ``HistoryBuffer``, numpy arrays of numbers, paths (they come back as pure paths), and ``argparse.Namespace`` and
+    mmengine's config objects (they come back as dicts). ``map_location`` as in ``torch.load``; None means the
+    CPU.
 
     Raises:
-        CheckpointError: no such file, a folder, empty, truncated, no checkpoint at all, no dict inside,
-            or a pickle that wants to run code.
+        CheckpointError: no such file, a folder, empty, truncated, no checkpoint at all, no dict inside, a pickle
+            that wants to run code, or a file that would unpack to much more than its size.
     """
     file = Path(path).expanduser()
     head = _head(file)
     if file.suffix == ".safetensors" or _looks_like_safetensors(head, file):
+        _check_header(file, head)
         return _load_safetensors(file, "cpu" if map_location is None else map_location)
     if not head.startswith((b"PK\x03\x04", b"\x80")):
         raise CheckpointError(f"{file} is {_describe(head)}; {_FORMS}. Check the path, or download it again.")
+    if head.startswith(b"PK"):
+        _check_archive(file)
     content = _load_torch(file, "cpu" if map_location is None else map_location)
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -46,6 +65,26 @@ def load_state_file(
             "Save module.state_dict() instead."
         )
     return content
+
+
+def safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The ``__metadata__`` texts of a safetensors file; empty for other files. It is whatever its writer claims.
+
+    Raises:
+        CheckpointError: missing or unreadable, or a damaged safetensors file.
+    """
+    file = Path(path).expanduser()
+    head = _head(file)
+    if file.suffix != ".safetensors" and not _looks_like_safetensors(head, file):
+        return {}
+    _check_header(file, head)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is no sound safetensors file: {error}. Fetch it again.") from error
 
 
 def extract_state_dict(content: Mapping[str, Any], key: str | None = None) -> dict[str, Tensor]:
@@ -143,6 +182,34 @@ def _looks_like_safetensors(head: bytes, file: Path) -> bool:
     return head[8:9] == b"{" and length <= file.stat().st_size - 8
 
 
+def _check_header(file: Path, head: bytes) -> None:
+    """Refuse a header that is far larger than any model's before anything reads it."""
+    length = int.from_bytes(head[:8], "little")
+    if len(head) >= 8 and HEADER_LIMIT < length <= file.stat().st_size:
+        raise CheckpointError(
+            f"{file} says that its safetensors header has {length} bytes; at most {HEADER_LIMIT} are read, which is "
+            "enough for more than 100 000 tensors. It is damaged or made to exhaust memory; fetch it again."
+        )
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse a zip archive that unpacks to far more than its size, before torch unpacks it."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as a checkpoint ({type(error).__name__}: {_first_line(error)}); {_FORMS}. "
+            "It is probably truncated or damaged; fetch it again."
+        ) from error
+    size = file.stat().st_size
+    if unpacked > _INFLATION_LIMIT * size + _SMALL:
+        raise CheckpointError(
+            f"{file} has {size} bytes and would unpack to {unpacked}; torch.save packs nothing, so it is made to "
+            "exhaust memory or was packed again by another program. Unpack it there and save it with torch.save."
+        )
+
+
 def _describe(head: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself (run `git lfs pull`)"
@@ -183,14 +250,21 @@ def _load_torch(file: Path, map_location: Any) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than tensors and plain data, and loading that could run code, so it was not "
-            f"loaded ({_first_line(error)}) Expected a state dict or an mmengine checkpoint; if you trust where "
-            "it comes from, save module.state_dict() from there again, best as .safetensors."
+            f"loaded ({_first_line(error)}{_advice(error)}) Expected a state dict or an mmengine checkpoint; if you "
+            "trust where it comes from, save module.state_dict() from there again, best as .safetensors."
         ) from error
     except Exception as error:
         raise CheckpointError(
             f"{file} cannot be read as a checkpoint ({type(error).__name__}: {_first_line(error)}); {_FORMS}. "
             "It is probably truncated or damaged; fetch it again."
         ) from error
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about a class that is known and still not admitted."""
+    name = str(error).partition("GLOBAL ")[2].partition(" ")[0]
+    advice = _ADVICE.get(name.partition(".")[0])
+    return f" In the program that wrote the file: {advice}." if advice else ""
 
 
 def _first_line(error: BaseException) -> str:
