@@ -39,7 +39,8 @@ def diagnose() -> tuple[dict[str, str], list[str]]:
     import shutil
 
     from sosr_det.engine.provenance import library_versions
-    from sosr_det.registry.layout import default_root
+    from sosr_det.registry.opening import registry_root
+    from sosr_det.registry.remote.urls import is_remote, parse_remote
 
     problems = overlapping_packages(_providers())
     facts = {"platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"}
@@ -52,8 +53,11 @@ def diagnose() -> tuple[dict[str, str], list[str]]:
         facts[label] = f"{free:.1f} GiB free"
         if free < 1:
             problems.append(f"{label}: only {free:.2f} GiB are free; checkpoints need more. Free some space.")
-    root = default_root()
-    facts["registry"] = f"{root} ({'exists' if root.is_dir() else 'made at the first publish'})"
+    root = registry_root()
+    if is_remote(root):
+        facts["registry"] = f"{parse_remote(root)} (a store; not contacted)"
+    else:
+        facts["registry"] = f"{root} ({'exists' if os.path.isdir(root) else 'made at the first publish'})"
     return facts, problems
 
 

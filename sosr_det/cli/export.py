@@ -12,7 +12,7 @@ def export(
     source: Annotated[Path, typer.Argument(help="Run folder (its best epoch) or a checkpoint inside one.")],
     name: Annotated[str, typer.Option(help="NAME[@TAG] in the registry; 'latest' is always moved too.")],
     registry: Annotated[
-        Path | None, typer.Option(help="Registry root. Default: $SOSR_REGISTRY, else ./registry.")
+        str | None, typer.Option(help="Registry folder or URL. Default: $SOSR_REGISTRY, else ./registry.")
     ] = None,
     license_name: Annotated[
         str | None, typer.Option("--license", help="SPDX licence of the weights.")

@@ -41,7 +41,7 @@ def sweep(
     total_epochs: Annotated[int | None, typer.Option(min=1, help="As for `sosr-det train`.")] = None,
     amp: Annotated[bool, typer.Option("--amp", help="As for `sosr-det train`.")] = False,
     registry: Annotated[
-        Path | None, typer.Option(help="As for `sosr-det train`; trials publish nothing.")
+        str | None, typer.Option(help="As for `sosr-det train`; trials publish nothing.")
     ] = None,
     cfg_options: Annotated[
         list[str] | None,

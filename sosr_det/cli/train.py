@@ -51,7 +51,7 @@ def train(
         str | None, typer.Option(help="NAME[@TAG] to publish under instead of the config's.")
     ] = None,
     registry: Annotated[
-        Path | None, typer.Option(help="Registry root. Default: $SOSR_REGISTRY, else ./registry.")
+        str | None, typer.Option(help="Registry folder or URL. Default: $SOSR_REGISTRY, else ./registry.")
     ] = None,
     launcher: Annotated[
         str, typer.Option(help="none, pytorch (torchrun), slurm or mpi; the tools/*.sh scripts choose it.")

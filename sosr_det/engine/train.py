@@ -51,7 +51,7 @@ class TrainOptions:
     dynamics: bool = False
     publish: bool = True
     publish_as: str | None = None
-    registry: Path | None = None
+    registry: str | Path | None = None
     launcher: str = "none"
     cfg_options: Sequence[str] = field(default_factory=list)
 

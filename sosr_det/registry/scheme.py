@@ -6,6 +6,7 @@ safe one: onedl-mmengine's falls back to unrestricted unpickling when the restri
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from sosr_det.registry.disarm import disarm
 from sosr_det.registry.names import SCHEME
 from sosr_det.registry.opening import open_registry
 from sosr_det.registry.safe_load import load_state_file
+from sosr_det.registry.store import Registry
 
 
 def load_from_sosr(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Load a registry entry for MMEngine, verified.
 
     In a distributed run every rank must call this. Rank 0 resolves the URI and all ranks load the digest that
-    it found, each from its own registry root; if one rank fails, all raise that rank's error.
+    it found, each from its own registry root. From a remote registry the first rank of each machine downloads the
+    weights, then the others read its copy. If one rank fails, all raise that rank's error.
 
     Returns:
         ``{"state_dict": tensors by name, "meta": {"sosr_uri": as given, "sosr_digest": the manifest's digest,
@@ -36,6 +39,8 @@ def load_from_sosr(filename: str, map_location: Any = None) -> dict[str, Any]:
         CheckpointError: ``map_location`` is a function or a dict; expected a device or None (the CPU).
     """
     pinned = on_rank_0(lambda: open_registry().resolve(filename).pinned_uri)
+    if get_dist_info()[1] > 1:
+        on_all_ranks(lambda: _fetch_on_first_rank(pinned))
     return on_all_ranks(lambda: _load_pinned(filename, pinned, map_location))
 
 
@@ -52,6 +57,18 @@ def register_schemes() -> None:
     """Make MMEngine use the two loaders above. Calling it again changes nothing."""
     CheckpointLoader.register_scheme(prefixes=SCHEME, loader=load_from_sosr, force=True)
     CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+
+
+def _fetch_on_first_rank(pinned: str) -> dict[str, Any]:
+    """Bring a remote entry into this machine's cache, on the rank that its launcher calls the machine's first.
+
+    Where the launcher names no local rank, or none is the first, several ranks come here or none: the cache has a lock
+    per blob, so it is downloaded once all the same.
+    """
+    registry = open_registry()
+    if not isinstance(registry, Registry) and os.environ.get("LOCAL_RANK", "0") == "0":
+        registry.fetch(registry.resolve(pinned))
+    return {}
 
 
 def _load_pinned(uri: str, pinned: str, map_location: Any) -> dict[str, Any]:

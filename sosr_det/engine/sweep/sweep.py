@@ -52,7 +52,7 @@ class SweepOptions:
     backbone: str | None = None
     total_epochs: int | None = None
     amp: bool = False
-    registry: Path | None = None
+    registry: str | Path | None = None
     cfg_options: Sequence[str] = field(default_factory=list)
 
 

@@ -14,7 +14,11 @@ from sosr_det.registry.remote.urls import RemoteUrl
 
 T = TypeVar("T")
 
-DELAYS = (0.3, 1.0, 3.0)  # seconds before the second, third and last attempt; each is varied by half of itself
+DELAYS = (
+    0.3,
+    1.0,
+    3.0,
+)  # seconds before the second, third and last attempt; each is varied by half of itself
 
 _CREDENTIALS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL where the store is "
@@ -35,7 +39,18 @@ _BAD_CREDENTIALS = {
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "ConditionNotMet", "BlobAlreadyExists"}
 # Roots of the packages whose errors come from the store; anything else that is no OSError is a bug and passes through.
-_FOREIGN = {"botocore", "aiobotocore", "boto3", "aiohttp", "gcsfs", "google", "azure", "fsspec", "paramiko", "requests"}
+_FOREIGN = {
+    "botocore",
+    "aiobotocore",
+    "boto3",
+    "aiohttp",
+    "gcsfs",
+    "google",
+    "azure",
+    "fsspec",
+    "paramiko",
+    "requests",
+}
 
 
 class RemoteError(RegistryError):

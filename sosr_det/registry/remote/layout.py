@@ -41,7 +41,7 @@ def ref_key(name: str, tag: str) -> str:
 
 
 class CacheLayout(RegistryLayout):
-    """The local copy of a remote registry: a registry folder of its own, holding what was used and the refs last seen."""
+    """The local copy of a remote registry: a registry folder with what was used, and the refs last seen."""
 
     def __init__(self, url: RemoteUrl) -> None:
         super().__init__(cache_root() / "registries" / url.folder_name)
@@ -55,6 +55,8 @@ class CacheLayout(RegistryLayout):
         """
         marker = self.root / MARKER
         if not marker.is_file():
+            with os_errors(self.root, "create the cache"):
+                cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)  # it vouches for tags while offline
             self.create()
             with Staging(self.root, self.tmp_dir) as staging:
                 origin = self.root / _ORIGIN
@@ -161,8 +163,8 @@ class RemoteMarker:
         own = {"blobs", "manifests", "refs", "pins", "tmp", ".locks"}
         if foreign := [name for name in present if name not in own]:
             raise RegistryError(
-                f"{self._store.url} is not a registry and holds other things ({', '.join(foreign[:5])}). Choose another "
-                "prefix: s3://bucket/registry, for instance."
+                f"{self._store.url} is not a registry and holds other things ({', '.join(foreign[:5])}). Choose "
+                "another prefix: s3://bucket/registry, for instance."
             )
         self._store.put(MARKER, MARKER_BYTES, absent=True)
         self.require()

@@ -78,8 +78,8 @@ class ObjectStore:
             ) from error
         except ValueError as error:  # fsspec's word for a protocol that it does not know
             raise RegistryError(
-                f"{self.url} cannot be opened: {error}. Expected a path, or a URL that fsspec knows (s3://, gs://, az://, "
-                "https://, ...)."
+                f"{self.url} cannot be opened: {error}. Expected a path, or a URL that fsspec knows (s3://, gs://, "
+                "az://, https://, ...)."
             ) from error
         self._connected = (os.getpid(), fs, str(base).rstrip("/"))
         return fs, self._connected[2]
@@ -209,7 +209,7 @@ class ObjectStore:
 
         def work(fs: Any, path: str) -> dict[str, Info]:
             fs.invalidate_cache()
-            base = path[: len(path) - len(prefix)]
+            base = f"{self._connect()[1]}/"
             found = fs.find(path, detail=True) or {}
             return {name[len(base) :]: _info(row) for name, row in found.items() if name.startswith(base)}
 
@@ -337,8 +337,8 @@ class ObjectStore:
         """Raise :class:`RegistryError` for a store that can only be read."""
         if self.read_only:
             raise RegistryError(
-                f"{self.url} is read-only: a registry behind a web server can be pulled from, not written. Write to the "
-                "folder or bucket that it serves."
+                f"{self.url} is read-only: a registry behind a web server can be pulled from, not written. Write to "
+                "the folder or bucket that it serves."
             )
 
     def exclusively(self) -> Any:

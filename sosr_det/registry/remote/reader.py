@@ -6,8 +6,10 @@ their content, so a copy that passes its check is as good as the original and th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +83,8 @@ class RemoteReader(RegistryReader):
         when that was. A digest that was used before needs no network.
 
         Raises:
-            RegistryError: as :meth:`RegistryReader.resolve`; the store cannot be reached; not in the cache while offline.
+            RegistryError: as :meth:`RegistryReader.resolve`; the store cannot be reached; not in the cache
+                while offline.
             CorruptEntryError: ref or manifest are damaged, or the blob is missing or has a wrong size.
         """
         wanted = parse_uri(uri)
@@ -262,7 +265,9 @@ class RemoteReader(RegistryReader):
         self.require()
         if is_offline():
             return self._copy.manifest_digests()
-        stems = [key.rpartition("/")[2].removesuffix(".json") for key in self.objects.list("manifests/sha256")]
+        stems = [
+            key.rpartition("/")[2].removesuffix(".json") for key in self.objects.list("manifests/sha256")
+        ]
         return sorted(digest for digest in stems if is_sha256(digest))
 
     # ---- steps ---------------------------------------------------------------------------------------
@@ -342,7 +347,15 @@ class RemoteReader(RegistryReader):
     def _by_ref(self, ref: Ref) -> Entry:
         if is_offline() and not self.layout.manifest_path(ref.digest).is_file():
             raise not_seen(self.url, f"the manifest that {ref.name}@{ref.tag} points to")
-        return super()._by_ref(ref)
+        try:
+            return super()._by_ref(ref)
+        except CorruptEntryError as error:
+            damage, start = _damage(error), f"{self.layout.root}{os.sep}"
+            if is_offline() or not damage.file.startswith(start):
+                raise
+            # What is missing in the store has no copy: name the object, not the copy's place.
+            key = damage.file[len(start) :].replace(os.sep, "/")
+            raise replace(damage, file=self.location(key)).error() from None
 
     def _holders(self, tensors_digest: str) -> list[str]:
         if not is_offline():
@@ -361,7 +374,9 @@ class RemoteReader(RegistryReader):
 
     # ---- the local copy ------------------------------------------------------------------------------
 
-    def _entry(self, digest: str, manifest: Manifest, name: str | None = None, tag: str | None = None) -> Entry:
+    def _entry(
+        self, digest: str, manifest: Manifest, name: str | None = None, tag: str | None = None
+    ) -> Entry:
         layout = self.layout
         blob_path = layout.blob_path(manifest.tensors_digest)
         return Entry(digest, manifest, layout.manifest_path(digest), blob_path, name, tag)
@@ -402,7 +417,7 @@ class RemoteReader(RegistryReader):
 
     @contextmanager
     def _one_at_a_time(self, tensors_digest: str) -> Iterator[None]:
-        """Hold the lock of one blob, so that the processes of a machine download it once; without it rather than never."""
+        """Hold the lock of one blob, so that a machine downloads it once; go on without it rather than never."""
         path = self.layout.root / ".locks" / f"{tensors_digest}.lease"
         lock = write_lock(self.layout.root, path, _WAIT_SECONDS)
         try:
@@ -417,7 +432,7 @@ class RemoteReader(RegistryReader):
             lock.__exit__(None, None, None)
 
     def _verified_blob(self, manifest: Manifest) -> Iterator[bytes | memoryview]:
-        """The bytes of a blob from the store, piece by piece. Raises :class:`CorruptEntryError` at the first wrong one."""
+        """The bytes of a blob from the store, in pieces. Raises :class:`CorruptEntryError` at the first wrong one."""
         self._check_remote_size(manifest)
         key = blob_key(manifest.tensors_digest)
         chunks = self.objects.chunks(key, manifest.size_bytes)

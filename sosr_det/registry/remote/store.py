@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sosr_det.errors import CorruptEntryError, RegistryError
 from sosr_det.registry.blob import blob_chunks, check_blob
+from sosr_det.registry.collect import GRACE_SECONDS, Collection
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import TensorSpec, sha256_hex, tensor_type
 from sosr_det.registry.entry import Entry
 from sosr_det.registry.files import Staging, logger
 from sosr_det.registry.manifest import SIZE_LIMIT, Manifest, utc_now
 from sosr_det.registry.names import DEFAULT_TAG, check_name, check_tag
+from sosr_det.registry.offline import is_offline
 from sosr_det.registry.refs import Ref
+from sosr_det.registry.remote.collect import collect_remote
 from sosr_det.registry.remote.layout import blob_key, manifest_key, ref_key
+from sosr_det.registry.remote.pins import RemotePin, hold_remote
 from sosr_det.registry.remote.reader import RemoteReader
 from sosr_det.registry.remote.updates import RefUpdates
 from sosr_det.registry.store import tag_list
@@ -49,8 +54,8 @@ class RemoteRegistry(RemoteReader):
         """Store tensors with their manifest and point ``name``@tag to them for every tag.
 
         The registry is created if nothing lies at its URL. Objects that exist already are read and verified; a damaged
-        one is replaced, with a warning in the log. When a tag cannot be set, those set before go back to where they were.
-        ``manifest_fields``: see :meth:`Manifest.build`.
+        one is replaced, with a warning in the log. When a tag cannot be set, those set before are
+        taken back. ``manifest_fields``: see :meth:`Manifest.build`.
 
         Returns:
             The entry under the first tag.
@@ -156,6 +161,30 @@ class RemoteRegistry(RemoteReader):
             self._refresh(digest)
         return [(name, each) for each in removed]
 
+    def collect(self, grace_seconds: float = GRACE_SECONDS, dry_run: bool = True) -> Collection:
+        """Find, and unless ``dry_run`` remove, what no tag, descendant or running work needs any more.
+
+        See :mod:`sosr_det.registry.remote.collect`.
+        """
+        return collect_remote(self, grace_seconds, dry_run)
+
+    def hold(self, digest: str, note: str = "") -> RemotePin:
+        """Keep the entry of a manifest digest from being collected while this process uses it; nothing while offline.
+
+        See :func:`sosr_det.registry.remote.pins.hold_remote`.
+        """
+        if is_offline() or self.objects.read_only:
+            return RemotePin(self.objects, None, b"")
+
+        def has_manifest() -> bool:
+            try:
+                self.objects.info(manifest_key(digest))
+            except FileNotFoundError:
+                return False
+            return True
+
+        return hold_remote(self.objects, digest, note, has_manifest)
+
     # ---- the steps of a writer -----------------------------------------------------------------------
 
     def _store(
@@ -172,7 +201,8 @@ class RemoteRegistry(RemoteReader):
             logger.warning("%s was collected while it was published; storing it again", digest)
         undo()
         raise RegistryError(
-            f"what was published to {self.root} disappeared {_TRIES} times. Is `gc` running there, without a grace period?"
+            f"what was published to {self.root} disappeared {_TRIES} times. Is `gc` running there without a grace "
+            "period?"
         )
 
     def _put_blob(self, manifest: Manifest, path: Path) -> None:
@@ -208,21 +238,22 @@ class RemoteRegistry(RemoteReader):
     def _put_manifest(self, digest: str, content: bytes) -> None:
         key = manifest_key(digest)
         if not self.objects.put(key, content, absent=True):
-            try:
-                self._remote_manifest(digest)
-            except FileNotFoundError:  # collected just now; the check at the end finds out
-                return
-            except CorruptEntryError as error:
-                logger.warning(
-                    "replacing a damaged object by the published one: %s", getattr(error, "damage", error)
-                )
-                self.objects.put(key, content)
+            with suppress(FileNotFoundError):
+                try:
+                    self._remote_manifest(digest)
+                except CorruptEntryError as error:
+                    logger.warning(
+                        "replacing a damaged object by the published one: %s", getattr(error, "damage", error)
+                    )
+            self.objects.put(
+                key, content
+            )  # the same again: it counts as new for a collection that runs just now
         self.layout.store(self.layout.manifest_path(digest), content)
 
     def _set_refs(
         self, name: str, tags: Sequence[str], digest: str, manifest: Manifest
     ) -> Callable[[], None]:
-        """Point every tag to ``digest``; returns what takes that back. When one fails, those before it are taken back."""
+        """Point every tag to ``digest``; returns what undoes that. When one fails, those before it are undone."""
         done: list[tuple[str, bytes | None, bytes | None]] = []
 
         def undo() -> None:
@@ -267,7 +298,9 @@ class RemoteRegistry(RemoteReader):
 
     def _left_behind(self, old: bytes | None, name: str, tag: str) -> set[str]:
         try:
-            return {Ref.from_bytes(old, self.location(ref_key(name, tag)), name, tag).digest} if old else set()  # type: ignore[arg-type]
+            return (
+                {Ref.from_bytes(old, self.location(ref_key(name, tag)), name, tag).digest} if old else set()
+            )  # type: ignore[arg-type]
         except CorruptEntryError:
             return set()
 
@@ -305,6 +338,4 @@ class RemoteRegistry(RemoteReader):
         except FileNotFoundError:
             pass
         except RegistryError as error:
-            logger.warning(
-                "could not renew the time of %s, so it may be collected early: %s", digest, error
-            )
+            logger.warning("could not renew the time of %s, so it may be collected early: %s", digest, error)

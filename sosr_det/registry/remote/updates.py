@@ -26,8 +26,8 @@ from sosr_det.registry.digest import sha256_hex
 from sosr_det.registry.files import logger
 from sosr_det.registry.layout import MARKER, MARKER_BYTES
 from sosr_det.registry.manifest import utc_now
-from sosr_det.registry.remote.objects import S3, ObjectStore
 from sosr_det.registry.refs import SIZE_LIMIT
+from sosr_det.registry.remote.objects import S3, ObjectStore
 
 LEASE_SECONDS = 30.0  # after which an unchanged lock object is taken to be a dead process's
 TRIES = 60  # of one change against other writers of the same ref
@@ -121,7 +121,9 @@ class RefUpdates:
         for turn in range(TRIES):
             try:
                 old, version = self._read(key)
-            except FileExistsError:  # it changed between the request for its version and the one for its content
+            except (
+                FileExistsError
+            ):  # it changed between the request for its version and the one for its content
                 _pause(turn)
                 continue
             if last is not None and old == last[1]:

@@ -85,7 +85,9 @@ def parse_remote(root: str | os.PathLike[str]) -> RemoteUrl:
     """
     text = os.fspath(root)
     match = _SCHEME.match(text)
-    forms = "expected a path, or a URL such as s3://bucket/prefix, gs://bucket/prefix or https://host/registry"
+    forms = (
+        "expected a path, or a URL such as s3://bucket/prefix, gs://bucket/prefix or https://host/registry"
+    )
     if match is None:
         raise RegistryError(f"{text!r} is not a URL; {forms}.")
     body = text[match.end() :].rstrip("/")

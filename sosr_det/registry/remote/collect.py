@@ -1,0 +1,252 @@
+"""Garbage collection in a store: what :mod:`sosr_det.registry.collect` does in a folder, without its lock.
+
+The same rules decide what is kept. In place of the lock: a publisher writes its manifest anew, also where there is
+one, and looks for blob and manifest again after its refs are set; a collection takes objects one by one, manifests
+first, and directly before each one looks again whether it was written anew, pinned, or (blobs) is needed by a manifest
+that came since. The grace period has to be longer than the longest upload.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sosr_det.errors import CorruptEntryError, RegistryError
+from sosr_det.registry.collect import Collection, Garbage
+from sosr_det.registry.digest import is_sha256
+from sosr_det.registry.files import logger
+from sosr_det.registry.remote.layout import blob_key, manifest_key
+from sosr_det.registry.remote.objects import Info
+from sosr_det.registry.remote.pins import find_remote_pins
+
+if TYPE_CHECKING:
+    from sosr_det.registry.remote.store import RemoteRegistry
+
+_LEFTOVER_SECONDS = 24 * 3600.0  # after which a lock or a temporary file is a dead process's
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What of a manifest matters here."""
+
+    tensors_digest: str
+    parents: tuple[str, ...]
+
+
+def collect_remote(registry: RemoteRegistry, grace_seconds: float, dry_run: bool) -> Collection:
+    """Find, and unless ``dry_run`` remove, what no tag, descendant or running work needs. A dry run writes nothing.
+
+    Raises:
+        RegistryError: no registry; a negative grace period; a damaged ref or manifest, or one that cannot be read; no
+            permission.
+    """
+    if not (math.isfinite(grace_seconds) and grace_seconds >= 0):
+        raise RegistryError(f"the grace period is {grace_seconds} seconds; expected 0 or more.")
+    registry._refuse_offline("collect in")
+    registry.marker.require()
+    now = time.time() if dry_run else _store_time(registry)
+    plan = _Plan(registry, grace_seconds, now)
+    found = plan.make()
+    if not dry_run:
+        found.dry_run = False
+        found.garbage = plan.sweep(found.garbage)
+    return found
+
+
+def _store_time(registry: RemoteRegistry) -> float:
+    """The store's own time, which wrote the times that are compared."""
+    key = f".locks/clock-{secrets.token_hex(8)}"
+    registry.objects.put(key, b"")
+    try:
+        return registry.objects.info(key).modified or time.time()
+    finally:
+        registry.objects.delete(key)
+
+
+class _Plan:
+    def __init__(self, registry: RemoteRegistry, grace: float, now: float) -> None:
+        self.registry = registry
+        self.objects = registry.objects
+        self.grace = grace
+        self.now = now
+        self.known: dict[str, _Content] = {}
+        # Ages before refs: what is tagged after its age was noted is found among the tags.
+        self.infos = self.objects.list("")
+        self.digests = {digest for key in self.infos if (digest := _manifest_digest(key))}
+
+    def make(self) -> Collection:
+        found = Collection(dry_run=True, grace_seconds=self.grace)
+        pins = find_remote_pins(self.objects, self.now)
+        found.held = [pin for pin in pins if pin.holds]
+        marked = self.with_parents(self._tagged() | ({pin.digest for pin in found.held} & self.digests))
+        unmarked = {digest: self._look("manifest", manifest_key(digest)) for digest in self.digests - marked}
+        young = {digest for digest, item in unmarked.items() if item.age < self.grace}
+        kept = marked | self.with_parents(young)
+        for digest, item in sorted(unmarked.items()):
+            item = replace(item, note=self._note(digest))
+            (found.waiting if digest in kept else found.garbage).append(item)
+        found.num_kept = len(kept & self.digests)
+        self.in_use = {self.content(digest).tensors_digest for digest in kept}
+        for key in sorted(self.infos):
+            digest = key.rpartition("/")[2].removesuffix(".safetensors")
+            if is_sha256(digest) and key == blob_key(digest) and digest not in self.in_use:
+                item = self._look("blob", key)
+                (found.waiting if item.age < self.grace else found.garbage).append(item)
+        expired = {str(pin.path): pin for pin in pins if not pin.holds}
+        for key in sorted(self.infos):
+            pin = expired.get(self.objects.url.of(key))
+            if pin is not None:
+                found.garbage.append(self._look("pin", key, pin.record.note if pin.record else "damaged"))
+            elif key.startswith((".locks/", "tmp/")):
+                item = self._look("lock" if key.startswith(".") else "temporary", key)
+                if item.age >= max(self.grace, _LEFTOVER_SECONDS):
+                    found.garbage.append(item)
+        return found
+
+    def with_parents(self, digests: set[str]) -> set[str]:
+        """These manifests and all that they descend from, as far as they are here."""
+        pending, found = list(digests), set[str]()
+        while pending:
+            digest = pending.pop()
+            if digest not in found:
+                found.add(digest)
+                pending += [parent for parent in self.content(digest).parents if parent in self.digests]
+        return found
+
+    def _tagged(self) -> set[str]:
+        tagged = set()
+        for listing in self.registry.list_refs():
+            if listing.digest is None or listing.summary is None:
+                ref = f"{listing.name}@{listing.tag}"
+                raise RegistryError(
+                    f"nothing was removed: the tag {ref} cannot be followed, and what it points to might be lost "
+                    f"({listing.error}) Repair it, or remove it with `sosr-det registry rm {ref}`."
+                ) from listing.error
+            self.known[listing.digest] = _Content(listing.summary.tensors_digest, listing.summary.parents)
+            tagged.add(listing.digest)
+        return tagged
+
+    def content(self, digest: str) -> _Content:
+        if digest not in self.known:
+            try:
+                manifest = self.registry.read_manifest(digest)
+            except (FileNotFoundError, RegistryError) as error:
+                raise RegistryError(
+                    f"nothing was removed: the manifest {digest} is kept but cannot be read, and its weights might be "
+                    f"lost ({error}) `sosr-det registry verify --all` says more."
+                ) from error
+            parents = tuple(parent.digest for parent in manifest.parents if parent.digest)
+            self.known[digest] = _Content(manifest.tensors_digest, parents)
+        return self.known[digest]
+
+    def _note(self, digest: str) -> str:
+        try:
+            manifest = self.registry.read_manifest(digest)
+        except CorruptEntryError:
+            return "damaged"
+        except (FileNotFoundError, RegistryError):
+            return ""
+        recipe = f", {manifest.recipe.config_name}" if manifest.recipe else ""
+        return f"{manifest.arch.name}{recipe}, created {manifest.created}"
+
+    def _look(self, kind: str, key: str, note: str = "") -> Garbage:
+        info = self.infos[key]
+        # A store that does not say when an object was written: never old enough.
+        age = -1.0 if info.modified is None else max(0.0, self.now - info.modified)
+        return Garbage(kind, _Url(self.objects.url.of(key)), info.size, age, note)  # type: ignore[arg-type]
+
+    # ---- removing ------------------------------------------------------------------------------------
+
+    def sweep(self, garbage: list[Garbage]) -> list[Garbage]:
+        """Remove manifests, children first, then blobs, then the rest; returns what is gone."""
+        start = len(self.objects.url.of(""))
+        keys = {id(item): str(item.path)[start:] for item in garbage}
+        gone: list[Garbage] = []
+        spared: set[str] = set()
+        for item in self._children_first([item for item in garbage if item.kind == "manifest"]):
+            digest = _manifest_digest(keys[id(item)]) or ""
+            if digest in spared:
+                continue
+            if self._was_renewed(keys[id(item)]) or self._is_pinned(digest):
+                spared |= self.with_parents({digest})
+                continue
+            self.objects.delete(keys[id(item)])
+            gone.append(item)
+        taken = {_manifest_digest(keys[id(item)]) for item in gone}
+        for item in garbage:
+            key = keys[id(item)]
+            if item.kind == "manifest":
+                continue
+            if item.kind == "blob" and (self._was_renewed(key) or self._needed(key, taken)):
+                continue
+            self.objects.delete(key)
+            gone.append(item)
+        return gone
+
+    def _was_renewed(self, key: str) -> bool:
+        """Whether an object was written since its age was noted; also for one that is gone."""
+        try:
+            now: Info | None = self.objects.info(key)
+        except FileNotFoundError:
+            return True
+        return now is not None and now.modified != self.infos[key].modified
+
+    def _is_pinned(self, digest: str) -> bool:
+        return any(pin.holds for pin in find_remote_pins(self.objects, self.now, digest))
+
+    def _needed(self, key: str, taken: set[str | None]) -> bool:
+        """Whether any manifest that is there now has this blob: those that were left, and those that came since."""
+        wanted = key.rpartition("/")[2].removesuffix(".safetensors")
+        for digest in self.registry.manifest_digests():
+            if digest in taken:  # written again after it was taken
+                self.known.pop(digest, None)
+            try:
+                if self.content(digest).tensors_digest == wanted:
+                    return True
+            except RegistryError as error:
+                if digest not in self.digests:
+                    logger.warning("%s is left, because a new manifest cannot be read: %s", key, error)
+                    return True
+        return False
+
+    def _children_first(self, manifests: list[Garbage]) -> list[Garbage]:
+        """In such an order that a manifest can still be spared, with its parents, when its turn comes."""
+        items = {str(item.path).rpartition("/")[2].removesuffix(".json"): item for item in manifests}
+        done: dict[str, None] = {}
+
+        def parents(digest: str) -> tuple[str, ...]:
+            try:
+                return self.content(digest).parents
+            except RegistryError:  # damaged: it has none that could be known
+                return ()
+
+        for first in items:
+            stack = [(first, False)]
+            while stack:
+                digest, expanded = stack.pop()
+                if expanded:
+                    done.setdefault(digest)
+                elif digest in items and digest not in done:
+                    stack.append((digest, True))
+                    stack += [(parent, False) for parent in parents(digest)]
+        return [items[digest] for digest in reversed(done)]
+
+
+class _Url(str):
+    """An object's URL where a local collection has a path."""
+
+    @property
+    def stem(self) -> str:
+        return self.rpartition("/")[2].rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.rpartition("/")[2]
+
+
+def _manifest_digest(key: str) -> str | None:
+    digest = key.rpartition("/")[2].removesuffix(".json")
+    return digest if is_sha256(digest) and key == manifest_key(digest) else None
