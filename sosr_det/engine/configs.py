@@ -320,7 +320,7 @@ def _accepted_arguments(type_name: Any) -> set[str] | None:
     """Constructor arguments of a registered class; None where anything may be accepted (``**kwargs`` to the root)."""
     if not isinstance(type_name, str):
         return set()
-    cls = _find_registered(type_name)
+    cls = find_registered(type_name)
     if cls is None:
         return None
     if not inspect.isclass(cls):
@@ -337,7 +337,7 @@ def _accepted_arguments(type_name: Any) -> set[str] | None:
     return names
 
 
-def _find_registered(type_name: str) -> Any:
+def find_registered(type_name: str) -> Any:
     import mmengine.registry as registry_module
     from mmengine.registry import Registry
 

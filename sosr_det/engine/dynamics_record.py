@@ -38,7 +38,7 @@ def read_dynamics(run: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
         version, _ = record["schema_version"], record["epochs"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a record of training dynamics: {error!r}. Remove it."
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from sosr_det.engine.dynamics_record import DYNAMICS_FILE, write_dynamics
 from sosr_det.engine.evaluate import require_same_weights
+from sosr_det.engine.recorded_config import recorded_config
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 from sosr_det.engine.setup import apply_data_root, fit_to_device
 from sosr_det.errors import CheckpointError, ConfigError
@@ -28,7 +29,7 @@ def measure_unrecorded_runs(paths: list[Path], data_root: Path | None = None) ->
 
     Raises:
         CheckpointError: no run, no checkpoint, or one that is not the config's model.
-        ConfigError: a run that trains no classifier.
+        ConfigError: a run that trains no classifier, or whose record holds no plain config.
     """
     for path in map(Path, paths):
         records = [path / FILE_NAME] if (path / FILE_NAME).is_file() else sorted(path.rglob(FILE_NAME))
@@ -49,7 +50,6 @@ def measure_checkpoints(run: Path, data_root: Path | None = None) -> list[int]:
     Raises:
         CheckpointError, ConfigError: see :func:`measure_unrecorded_runs`.
     """
-    from mmengine.config import Config
     from mmengine.device import get_device
     from mmengine.registry import MODELS
     from mmengine.runner import Runner
@@ -62,7 +62,7 @@ def measure_checkpoints(run: Path, data_root: Path | None = None) -> list[int]:
     if record["stage"] == "detection":
         raise ConfigError(f"{run} is a detection run: training dynamics are those of classifiers.")
     checkpoints = _checkpoints_by_epoch(run)
-    cfg = Config.fromstring(record["config_text"], ".py")
+    cfg = recorded_config(record["config_text"], str(run / FILE_NAME))
     fit_to_device(cfg, "none")
     apply_data_root(cfg, data_root)
     model = MODELS.build(cfg.model).to(get_device())

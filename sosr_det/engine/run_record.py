@@ -42,7 +42,7 @@ def read_run_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
         version = record["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a run record: {error}") from error
     if version != SCHEMA_VERSION:
         raise CheckpointError(f"{path} has schema version {version}, this sosr-det reads {SCHEMA_VERSION}")
