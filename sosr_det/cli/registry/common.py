@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
 
 _PIPED_WIDTH = 10_000  # characters; wide enough that nothing is cut or wrapped outside a terminal
 
+# Text, not a path: a path would turn the // of a URL into one slash.
 RootOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--registry",
         metavar="ROOT",
-        help="Registry folder [default: $SOSR_REGISTRY or ./registry].",
+        help="Registry folder or URL [default: $SOSR_REGISTRY or ./registry].",
         show_default=False,
     ),
 ]
@@ -79,7 +79,7 @@ def size(count: int) -> str:
 
 def age(created: str) -> str:
     """Time since ``created`` (UTC), in its largest whole unit."""
-    then = datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    then = datetime.fromisoformat(created)
     seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:

@@ -1,64 +1,96 @@
-"""``sosr-det registry ls``, ``show`` and ``resolve``: what is there, and what is known about it."""
+"""``sosr-det registry ls`` and ``resolve``: what is there, and where it lies."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from sosr_det.cli.registry.columns import bold, table, terminal_width
 from sosr_det.cli.registry.common import (
     JsonOption,
     RootOption,
     UriArgument,
     age,
     as_uri,
-    cell,
     clean,
-    console,
     number,
     print_json,
     size,
 )
+from sosr_det.cli.registry.rows import LIMITS, SORTS, Wanted, all_rows, select, sort_rows
+from sosr_det.errors import ConfigError
+from sosr_det.registry.entry import Entry
+from sosr_det.registry.manifest import KINDS
 from sosr_det.registry.opening import open_registry
-from sosr_det.registry.store import Entry, Registry
 
 
-def list_command(root: RootOption = None, as_json: JsonOption = False) -> None:
-    """List what the registry holds, one line per name and content."""
+def list_command(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATTERN]", help="Names, as a glob: 'resnet50*'.", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The same as PATTERN.", metavar="GLOB")] = None,
+    arch: Annotated[str | None, typer.Option(help="Part of the architecture's name, or a glob.")] = None,
+    data: Annotated[str | None, typer.Option(help="Part of the training data's name, or a glob.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Part of the config's name, or a glob.")] = None,
+    kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)} or all.")] = "all",
+    least: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min", metavar="METRIC=X", help=f"At least X of {', '.join(LIMITS)}; may be repeated."
+        ),
+    ] = None,
+    most: Annotated[
+        list[str] | None, typer.Option("--max", metavar="METRIC=X", help="At most X; may be repeated.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help=f"{', '.join(SORTS)}; best, largest or newest first.")] = "name",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show so many at most.")] = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what the registry holds, one line per name and content.
+
+    Top-1 and VOC mAP (11-point) are in percent. A backbone's mAP is the best of the detectors that were published on
+    it, directly or after fine-tuning; their number stands in brackets.
+    """
+    if pattern is not None and name is not None and pattern != name:
+        raise ConfigError(f"PATTERN {pattern!r} and --name {name!r} are two patterns; give one.")
+    if kind not in (*KINDS, "all"):
+        raise ConfigError(f"--kind {kind!r} is not known; choose one of {', '.join(KINDS)} or all.")
     registry = open_registry(root)
-    rows = _rows(registry)
+    rows = all_rows(registry.list_refs())
+    wanted = Wanted(pattern or name, arch, data, recipe, kind, least or (), most or ())
+    kept = sort_rows(select(rows, wanted), sort, reverse)
+    shown = kept[:limit]
     if as_json:
-        print_json(rows)
+        print_json(shown)
         return
     if not rows:
         typer.echo(f"The registry {registry.root} is empty. `sosr-det export` publishes to it.")
         return
-    _print_table(rows)
+    if not kept:
+        typer.echo(f"None of {len(rows)} entries fits. Leave out a filter; `--json` shows all values.")
+        return
+    _print_table(shown)
+    if len(shown) < len(kept):
+        typer.echo(f"… {len(kept) - len(shown)} more; leave out --limit to see them.")
     if damaged := sum(row["error"] is not None for row in rows):
         typer.echo(f"{damaged} damaged; `sosr-det registry verify --all` says what and where.", err=True)
-
-
-def show_command(name: UriArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
-    """Show everything that the manifest says about one entry."""
-    entry = open_registry(root).resolve(as_uri(name))
-    if as_json:
-        print_json(_identity(entry) | {"manifest": entry.manifest.to_dict()})
-        return
-    for key, value in _details(entry):
-        typer.echo(f"{key:<17} {clean(value)}")
 
 
 def resolve_command(uri: UriArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Print the digest of the manifest and the path of the weights, one line each."""
     entry = open_registry(root).resolve(as_uri(uri))
     if as_json:
-        print_json(_identity(entry))
+        print_json(identity(entry))
     else:
         typer.echo(f"sha256:{entry.digest}\n{entry.blob_path}")
 
 
-def _identity(entry: Entry) -> dict[str, Any]:
+def identity(entry: Entry) -> dict[str, Any]:
+    """Under which names, digests and paths an entry is found."""
     return {
         "uri": entry.uri,
         "pinned_uri": entry.pinned_uri,
@@ -71,96 +103,37 @@ def _identity(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _rows(registry: Registry) -> list[dict[str, Any]]:
-    """One row per name and manifest, with all its tags; damaged refs have an error and no values."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for listing in registry.list_refs():
-        key = (listing.name, listing.digest or f"@{listing.tag}")
-        if key in rows:
-            rows[key]["tags"].append(listing.tag)
-            continue
-        summary = listing.summary
-        row: dict[str, Any] = {"name": listing.name, "tags": [listing.tag]}
-        row["error"] = None if listing.error is None else str(listing.error)
-        row["digest"] = listing.digest
-        row["tensors_digest"] = summary.tensors_digest if summary else None
-        row["arch"] = summary.arch if summary else None
-        row["data"] = summary.data if summary else None
-        row["recipe"] = summary.recipe if summary else None
-        row["top1"] = summary.metrics.get("top1") if summary else None
-        row["ece"] = summary.metrics.get("ece") if summary else None
-        row["size_bytes"] = summary.size_bytes if summary else None
-        row["created"] = summary.created if summary else None
-        rows[key] = row
-    return list(rows.values())
-
-
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    out = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("name", "tags", "arch", "data", "recipe"):
-        table.add_column(title, overflow="fold")
-    for title in ("top-1", "ECE", "size", "age"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        cells = [row["name"], ",".join(row["tags"])]
-        if row["error"] is not None:
-            cells += ["DAMAGED", "-", "-", "-", "-", "-", "-"]
-        else:
-            cells += [row["arch"], row["data"] or "-", row["recipe"] or "-"]
-            cells += [
-                number(row["top1"]),
-                number(row["ece"]),
-                size(row["size_bytes"]),
-                age(row["created"]),
-            ]
-        table.add_row(*(cell(text) for text in cells))
-    out.print(table)
+    with_kind = any(row["kind"] not in (None, "backbone") for row in rows)
+    titles = ["name", "tags", *(["kind"] if with_kind else []), "arch", "data", "recipe"]
+    right = ["top-1", "ECE", "VOC mAP", "size", "age"]
+    lines = table(
+        titles + right,
+        [_cells(row, with_kind) for row in rows],
+        right=right,
+        width=terminal_width(),
+        shrink=["recipe", "data", "tags", "name", "arch"],
+    )
+    typer.echo("\n".join([bold(lines[0]), *lines[1:]]))
 
 
-def _details(entry: Entry) -> list[tuple[str, str]]:
-    """The lines of ``show``, as pairs of title and value."""
-    manifest = entry.manifest
-    arch, prep, recipe = manifest.arch, manifest.preprocessing, manifest.recipe
-    style = f", {arch.style} style" if arch.style else ""
-    lines = [
-        ("uri", entry.uri),
-        ("pinned uri", entry.pinned_uri),
-        ("weights", str(entry.blob_path)),
-        ("weights digest", f"sha256:{entry.tensors_digest}"),
-        ("tensors", f"{len(manifest.tensors)}, {manifest.size_bytes} bytes ({size(manifest.size_bytes)})"),
-        ("arch", f"{arch.name} of {arch.library}{style}, stem {arch.stem}"),
-        ("feature channels", ", ".join(map(str, arch.feature_channels)) or "-"),
-        ("channel order", f"{prep.channel_order}, pixels {prep.scale}"),
-        ("mean", ", ".join(map(str, prep.mean))),
-        ("std", ", ".join(map(str, prep.std))),
-        (
-            "input",
-            f"{prep.input_size[0]} x {prep.input_size[1]} pixels (height x width), {prep.interpolation}",
-        ),
-        ("classes", f"{len(manifest.classes)}, sha256:{manifest.classes_sha256}"),
-        (
-            "metrics",
-            ", ".join(f"{key} {number(value)}" for key, value in sorted(manifest.metrics.items())) or "-",
-        ),
-        ("data", json.dumps(manifest.data, sort_keys=True) if manifest.data else "-"),
-        ("recipe", f"{recipe.config_name}, sha256:{recipe.config_digest} (text: --json)" if recipe else "-"),
+def _cells(row: dict[str, Any], with_kind: bool) -> list[str]:
+    if row["error"] is not None:
+        kind = ["-"] if with_kind else []
+        return [row["name"], ",".join(row["tags"]), *kind, "DAMAGED", *"-------"]
+    voc_map = "-" if row["map"] is None else f"{row['map']:.1f}"
+    if row["num_detectors"]:
+        voc_map += f" ({row['num_detectors']})"
+    return [
+        row["name"],
+        ",".join(row["tags"]),
+        *([row["kind"]] if with_kind else []),
+        clean(row["arch"]),
+        clean(row["data"] or "-"),
+        clean(row["recipe"] or "-"),
+        number(row["top1"]),
+        number(row["ece"]),
+        voc_map,
+        size(row["size_bytes"]),
+        age(row["created"]),
     ]
-    lines += [
-        ("parent", f"{parent.relation} {parent.uri}" + (f" sha256:{parent.digest}" if parent.digest else ""))
-        for parent in manifest.parents
-    ]
-    lines += [
-        ("seed", "-" if manifest.seed is None else str(manifest.seed)),
-        ("git commit", manifest.git_commit or "-"),
-        (
-            "libraries",
-            ", ".join(f"{key} {value}" for key, value in sorted(manifest.library_versions.items())) or "-",
-        ),
-        ("license", manifest.license or "-"),
-        ("created", f"{manifest.created} ({age(manifest.created)} ago)"),
-        ("notes", manifest.notes or "-"),
-    ]
-    return lines
