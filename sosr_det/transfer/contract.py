@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -17,6 +18,65 @@ from sosr_det.registry.manifest import Arch, Preprocessing
 CLASSIFIER_HEAD_KEYS = frozenset(
     f"{head}.{part}" for head in ("fc", "head", "classifier", "head.fc") for part in ("weight", "bias")
 )
+
+
+class Allowance:
+    """Exceptions from the contract, allowed by name; remembers which of them were needed.
+
+    Args:
+        names: patterns of tensor names, where ``*`` also spans dots (``layer3.*.conv2.conv_offset.*``), and words:
+            ``probe`` (the features of the probe image may differ), ``probe.layer3`` (from that stage on),
+            ``preprocessing`` (channel order, mean and std may be others than the entry's), ``style`` (the stride
+            style may).
+
+    Raises:
+        ConfigError: an empty name, or one that would allow everything.
+    """
+
+    WORDS = ("probe", "preprocessing", "style")
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self._used: set[str] = set()
+        for name in self.names:
+            if not name.strip("*?.[]!"):
+                raise ConfigError(
+                    f"--allow {name!r} would allow anything; name the exception: tensor names such as "
+                    f"'layer3.*.conv2.conv_offset.*', or {', '.join(self.WORDS)}, probe.layer4."
+                )
+
+    def tensor(self, name: str) -> bool:
+        """Whether a tensor (or a pattern of tensors) may be an exception."""
+        found = [n for n in self.names if not self._is_word(n) and (fnmatchcase(name, n) or name == n)]
+        self._used.update(found)
+        return bool(found)
+
+    def word(self, word: str) -> bool:
+        """Whether one of :data:`WORDS` is allowed."""
+        if word in self.names:
+            self._used.add(word)
+        return word in self.names
+
+    def probe(self, stage: str) -> bool:
+        """Whether the features may differ at ``stage``: a stage computes on what the stages before it gave."""
+        if self.word("probe"):
+            return True
+        found = [n for n in self.names if n.startswith("probe.") and n.removeprefix("probe.") <= stage]
+        self._used.update(found)
+        return bool(found)
+
+    @property
+    def used(self) -> list[str]:
+        """The names that were needed, as given."""
+        return [name for name in self.names if name in self._used]
+
+    @property
+    def unused(self) -> list[str]:
+        """The names that nothing needed."""
+        return [name for name in self.names if name not in self._used]
+
+    def _is_word(self, name: str) -> bool:
+        return name in self.WORDS or name.startswith("probe.")
 
 
 @dataclass
@@ -33,6 +93,7 @@ class TransferReport:
         different: name -> largest absolute difference; NaN where a value is not finite.
         classifier_head: left-over head names in the source, which is what should be left over.
         unusable: name -> reason, for values no backbone can work with (NaN, infinite, negative variance).
+        allowed: name -> what is wrong with it, for tensors that were allowed by name.
     """
 
     source: str
@@ -44,6 +105,7 @@ class TransferReport:
     different: dict[str, float] = field(default_factory=dict)
     classifier_head: list[str] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)
+    allowed: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -61,17 +123,19 @@ class TransferReport:
             "different": len(self.different),
             "unusable": len(self.unusable),
             "classifier_head_left_over": len(self.classifier_head),
+            "allowed": len(self.allowed),
         }
 
     def describe(self) -> str:
         """The report as text: one line of counts, then examples of each problem, and a likely cause."""
+        counts = [
+            f"{count} {name.replace('_', ' ')}"
+            for name, count in self.summary().items()
+            if name != "matched" and count
+        ]
         lines = [
             f"backbone from {self.source}: {len(self.matched)} of {self.num_live} tensors match; "
-            + ", ".join(
-                f"{count} {name.replace('_', ' ')}"
-                for name, count in self.summary().items()
-                if name != "matched"
-            )
+            + (", ".join(counts) or "nothing missing, nothing left over")
         ]
         shapes = [f"{n} (live {list(a)}, source {list(b)})" for n, (a, b) in self.shape_mismatched.items()]
         values = [f"{n} (largest difference {d:.3g})" for n, d in self.different.items()]
@@ -82,6 +146,7 @@ class TransferReport:
             ("shape mismatched", shapes),
             ("different values", values),
             ("unusable values", bad),
+            ("allowed by name", [f"{n} ({reason})" for n, reason in self.allowed.items()]),
         ):
             if names:
                 more = f", … {len(names) - 4} more" if len(names) > 4 else ""
@@ -111,7 +176,10 @@ class TransferReport:
 
 
 def compare_backbone(
-    live: Mapping[str, Tensor], source: Mapping[str, Any], source_name: str
+    live: Mapping[str, Tensor],
+    source: Mapping[str, Any],
+    source_name: str,
+    allow: Allowance | Iterable[str] = (),
 ) -> TransferReport:
     """Compare a live backbone's state dict with the tensors it should hold, bit for bit.
 
@@ -119,33 +187,94 @@ def compare_backbone(
         live: state dict of the backbone module, on any device.
         source: the checkpoint's state dict, backbone names without prefix.
         source_name: for messages.
+        allow: names of exceptions, see :class:`Allowance`.
 
     ``num_batches_tracked`` may be absent from the source: it does not enter any computation with a fixed
     momentum, and old torchvision files lack it.
     """
+    allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
     report = TransferReport(source_name, num_live=len(live))
-    for name in source:
-        if name not in live:
-            (report.classifier_head if name in CLASSIFIER_HEAD_KEYS else report.unexpected).append(name)
+    _sort_left_over(report, live, source, allowance)
     for name, tensor in live.items():
         expected = source.get(name)
         if expected is None or not isinstance(expected, Tensor):
-            if not name.endswith("num_batches_tracked"):
-                report.missing.append(name)
+            _sort_missing(report, name, allowance)
             continue
         expected = expected.detach().cpu()
         actual = tensor.detach().cpu()
         if actual.shape != expected.shape:
-            report.shape_mismatched[name] = (tuple(actual.shape), tuple(expected.shape))
+            _sort_misshapen(report, name, tuple(actual.shape), tuple(expected.shape), allowance)
             continue
         reason = _why_unusable(name, expected)
-        if reason:
-            report.unusable[name] = reason
         if torch.equal(actual, expected.to(actual.dtype)):
             report.matched.append(name)
         elif not reason:
-            report.different[name] = float((actual.double() - expected.double()).abs().max())
+            difference = float((actual.double() - expected.double()).abs().max())
+            if allowance.tensor(name):
+                report.allowed[name] = f"largest difference {difference:.3g}"
+            else:
+                report.different[name] = difference
+        if reason and allowance.tensor(name):
+            report.allowed[name] = reason
+        elif reason:
+            report.unusable[name] = reason
     return report
+
+
+def compare_layout(
+    live: Mapping[str, tuple[int, ...] | None],
+    source: Mapping[str, tuple[int, ...]],
+    source_name: str,
+    allow: Allowance | Iterable[str] = (),
+) -> TransferReport:
+    """As :func:`compare_backbone`, from names and shapes alone, before anything is built.
+
+    Args:
+        live: name -> shape of the tensors that the backbone will have; None where it is not known. A name may be a
+            pattern that ends in ``.*``.
+        source: name -> shape of the checkpoint's tensors.
+    """
+    allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
+    report = TransferReport(source_name, num_live=len(live))
+    _sort_left_over(report, live, source, allowance)
+    for name, shape in live.items():
+        if name not in source:
+            _sort_missing(report, name, allowance)
+        elif shape is not None and tuple(shape) != tuple(source[name]):
+            _sort_misshapen(report, name, tuple(shape), tuple(source[name]), allowance)
+        else:
+            report.matched.append(name)
+    return report
+
+
+def _sort_left_over(report: TransferReport, live: Any, source: Any, allowance: Allowance) -> None:
+    for name in source:
+        if name in live:
+            continue
+        if name in CLASSIFIER_HEAD_KEYS:
+            report.classifier_head.append(name)
+        elif allowance.tensor(name):
+            report.allowed[name] = "unexpected in the source"
+        else:
+            report.unexpected.append(name)
+
+
+def _sort_missing(report: TransferReport, name: str, allowance: Allowance) -> None:
+    if name.endswith("num_batches_tracked"):
+        return
+    if allowance.tensor(name):
+        report.allowed[name] = "missing from the source"
+    else:
+        report.missing.append(name)
+
+
+def _sort_misshapen(
+    report: TransferReport, name: str, live: tuple[int, ...], source: tuple[int, ...], allowance: Allowance
+) -> None:
+    if allowance.tensor(name):
+        report.allowed[name] = f"shape {list(live)}, in the source {list(source)}"
+    else:
+        report.shape_mismatched[name] = (live, source)
 
 
 def _why_unusable(name: str, tensor: Tensor) -> str | None:
@@ -168,7 +297,9 @@ def require_match(report: TransferReport) -> None:
         )
 
 
-def check_arch(backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str) -> None:
+def check_arch(
+    backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str, allow: Allowance | Iterable[str] = ()
+) -> None:
     """Compare a config's backbone with the entry's architecture before anything is built.
 
     Args:
@@ -199,7 +330,8 @@ def check_arch(backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str) ->
             f"model.neck.in_channels={list(arch.feature_channels)}."
         )
     style = backbone_cfg.get("style", "pytorch")
-    if int(depth) >= 50 and arch.style is not None and style != arch.style:
+    allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
+    if int(depth) >= 50 and arch.style is not None and style != arch.style and not allowance.word("style"):
         raise ConfigError(
             f"{source_name} was trained with style={arch.style!r} (where a bottleneck strides), the config "
             f"says style={style!r}. The tensors would load without an error and compute something else; "
@@ -207,7 +339,12 @@ def check_arch(backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str) ->
         )
 
 
-def check_preprocessing(preprocessor: Mapping[str, Any], expected: Preprocessing, source_name: str) -> None:
+def check_preprocessing(
+    preprocessor: Mapping[str, Any],
+    expected: Preprocessing,
+    source_name: str,
+    allow: Allowance | Iterable[str] = (),
+) -> None:
     """Compare a config's ``data_preprocessor`` with the preprocessing that the backbone was trained with.
 
     Raises:
@@ -231,7 +368,8 @@ def check_preprocessing(preprocessor: Mapping[str, Any], expected: Preprocessing
             problems.append(
                 f"the channel order is {order}, the backbone was trained with {expected.channel_order}"
             )
-    if problems:
+    allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
+    if problems and not allowance.word("preprocessing"):
         raise ConfigError(
             f"model.data_preprocessor does not fit {source_name}: {'; '.join(problems)}. "
             "Set mean, std and bgr_to_rgb to the backbone's (0-255 scale)."
