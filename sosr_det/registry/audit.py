@@ -12,6 +12,7 @@ from sosr_det.registry.digest import is_sha256
 from sosr_det.registry.names import check_name, check_tag
 from sosr_det.registry.pins import find_pins
 from sosr_det.registry.reading import RegistryReader
+from sosr_det.registry.remote.faults import kind_of
 from sosr_det.registry.store import Registry
 
 
@@ -33,8 +34,14 @@ class Audit:
         """Whether nothing is damaged; unused files are no damage."""
         return not self.damages
 
-    def note(self, path: Path, error: RegistryError) -> None:
-        """Record what an error says about ``path``, once."""
+    def note(self, path: Path | str, error: RegistryError) -> None:
+        """Record what an error says about ``path``, once.
+
+        Raises:
+            RegistryError: a store could not be asked, which says nothing about what lies in it.
+        """
+        if kind_of(error) is not None:
+            raise error
         if isinstance(error, CorruptEntryError):
             damage = damage_of(error, path)
         else:
@@ -55,8 +62,8 @@ def audit_refs(registry: RegistryReader, refs: list[tuple[str, str]], use_cache:
     audit = Audit()
     digests: dict[str, None] = {}
     for name, tag in refs:
-        path = registry.layout.ref_path(name, tag)
-        audit.files.add(str(path))
+        path = registry.label(registry.layout.ref_path(name, tag))
+        audit.files.add(path)
         try:
             digests[registry.read_ref(name, tag).digest] = None
         except CorruptEntryError as error:
@@ -118,8 +125,8 @@ def _audit_entries(registry: RegistryReader) -> Audit:
     audit = Audit()
     digests: dict[str, None] = {}
     for listing in registry.list_refs():
-        path = registry.layout.ref_path(listing.name, listing.tag)
-        audit.files.add(str(path))
+        path = registry.label(registry.layout.ref_path(listing.name, listing.tag))
+        audit.files.add(path)
         if listing.digest is not None:
             digests[listing.digest] = None
         elif listing.error is not None:
@@ -128,7 +135,8 @@ def _audit_entries(registry: RegistryReader) -> Audit:
     digests |= dict.fromkeys(registry.manifest_digests())
     _check_manifests(registry, list(digests), audit)
     damaged = {damage.file for damage in audit.damages}
-    paths = [str(registry.layout.manifest_path(digest)) for digest in digests if digest not in tagged]
+    unused = [registry.layout.manifest_path(digest) for digest in digests if digest not in tagged]
+    paths = [registry.label(path) for path in unused]
     audit.unused += [path for path in paths if path not in damaged]
     return audit
 
@@ -167,12 +175,12 @@ def _check_manifests(
     """Check manifests and their blobs; returns the tensors digests of the sound manifests."""
     used: set[str] = set()
     for digest in digests:
-        path = registry.layout.manifest_path(digest)
-        audit.files.add(str(path))
+        path = registry.label(registry.layout.manifest_path(digest))
+        audit.files.add(path)
         try:
-            manifest = registry.read_manifest(digest)
+            manifest = registry.read_stored_manifest(digest)
         except FileNotFoundError:
-            damage = Damage(str(path), "file", "the manifest that a ref points to", "no such file")
+            damage = Damage(path, "file", "the manifest that a ref points to", "no such file")
             audit.note(path, damage.error())
             continue
         except RegistryError as error:
@@ -181,11 +189,11 @@ def _check_manifests(
         if manifest.tensors_digest in used:
             continue
         used.add(manifest.tensors_digest)
-        blob_path = registry.layout.blob_path(manifest.tensors_digest)
-        audit.files.add(str(blob_path))
+        blob_path = registry.label(registry.layout.blob_path(manifest.tensors_digest))
+        audit.files.add(blob_path)
         try:
             if use_cache and (checked := registry.checked_at(manifest)):
-                audit.unchanged[str(blob_path)] = checked
+                audit.unchanged[blob_path] = checked
             else:
                 audit.damages += registry.check_blob(manifest)
         except RegistryError as error:

@@ -149,6 +149,14 @@ class RegistryReader:
             cache.remember(path, digest, before, started)
         return damages
 
+    def label(self, path: Path) -> str:
+        """What a path of :attr:`layout` is called in reports: the path itself, in a store the object's URL."""
+        return str(path)
+
+    def read_stored_manifest(self, digest: str) -> Manifest:
+        """As :meth:`read_manifest`, of a store always the original and never a copy in the cache."""
+        return self.read_manifest(digest)
+
     def _check_manifest(self, digest: str) -> list[Damage]:
         try:
             self.read_manifest(digest)

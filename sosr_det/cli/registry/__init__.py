@@ -2,7 +2,7 @@
 
 import typer
 
-from sosr_det.cli.registry import diff, foreign, listing, maintenance, showing
+from sosr_det.cli.registry import diff, exchange, foreign, listing, maintenance, showing
 
 app = typer.Typer(no_args_is_help=True, help="Look into the checkpoint registry, check it and change it.")
 app.command("ls")(listing.list_command)
@@ -13,5 +13,7 @@ app.command("verify")(maintenance.verify_command)
 app.command("tag")(maintenance.tag_command)
 app.command("rm")(maintenance.remove_command)
 app.command("gc")(maintenance.gc_command)
+app.command("push")(exchange.push_command)
+app.command("pull")(exchange.pull_command)
 app.command("import")(foreign.import_command)
 app.command("export")(foreign.export_command)

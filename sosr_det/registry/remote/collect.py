@@ -156,7 +156,7 @@ class _Plan:
         info = self.infos[key]
         # A store that does not say when an object was written: never old enough.
         age = -1.0 if info.modified is None else max(0.0, self.now - info.modified)
-        return Garbage(kind, _Url(self.objects.url.of(key)), info.size, age, note)  # type: ignore[arg-type]
+        return Garbage(kind, self.objects.url.of(key), info.size, age, note)  # type: ignore[arg-type]
 
     # ---- removing ------------------------------------------------------------------------------------
 
@@ -233,18 +233,6 @@ class _Plan:
                     stack.append((digest, True))
                     stack += [(parent, False) for parent in parents(digest)]
         return [items[digest] for digest in reversed(done)]
-
-
-class _Url(str):
-    """An object's URL where a local collection has a path."""
-
-    @property
-    def stem(self) -> str:
-        return self.rpartition("/")[2].rpartition(".")[0]
-
-    @property
-    def name(self) -> str:
-        return self.rpartition("/")[2]
 
 
 def _manifest_digest(key: str) -> str | None:

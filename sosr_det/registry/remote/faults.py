@@ -190,6 +190,13 @@ def remote_error(url: RemoteUrl, key: str, action: str, kind: str, error: BaseEx
     return made
 
 
+def offline_error(message: str) -> RemoteError:
+    """The error for what needs a network that may not be used."""
+    made = RemoteError(message)
+    made.kind = "offline"
+    return made
+
+
 def kind_of(error: BaseException) -> Any:
     """The kind of a :class:`RemoteError`, else None."""
     return getattr(error, "kind", None) if isinstance(error, RemoteError) else None

@@ -18,6 +18,7 @@ from sosr_det.registry.layout import ENV_ROOT, MARKER, MARKER_BYTES, RegistryLay
 from sosr_det.registry.manifest import SIZE_LIMIT
 from sosr_det.registry.names import check_name, check_tag
 from sosr_det.registry.offline import ENV_OFFLINE
+from sosr_det.registry.remote.faults import RemoteError, offline_error
 from sosr_det.registry.remote.objects import ObjectStore
 from sosr_det.registry.remote.urls import RemoteUrl
 
@@ -56,7 +57,9 @@ class CacheLayout(RegistryLayout):
         marker = self.root / MARKER
         if not marker.is_file():
             with os_errors(self.root, "create the cache"):
-                cache_root().mkdir(mode=0o700, parents=True, exist_ok=True)  # it vouches for tags while offline
+                cache_root().mkdir(
+                    mode=0o700, parents=True, exist_ok=True
+                )  # it vouches for tags while offline
             self.create()
             with Staging(self.root, self.tmp_dir) as staging:
                 origin = self.root / _ORIGIN
@@ -170,9 +173,9 @@ class RemoteMarker:
         self.require()
 
 
-def not_seen(url: RemoteUrl, what: str) -> RegistryError:
+def not_seen(url: RemoteUrl, what: str) -> RemoteError:
     """The error for what is not in the cache while the network may not be used."""
-    return RegistryError(
+    return offline_error(
         f"{what} of {url} is not in the cache, and ${ENV_OFFLINE} forbids the network. Use it once with the network "
         f"(`sosr-det registry verify URI --registry {url}`), or unset ${ENV_OFFLINE}."
     )

@@ -25,7 +25,7 @@ from sosr_det.registry.names import DEFAULT_TAG, check_name, check_tag, parse_ur
 from sosr_det.registry.offline import ENV_OFFLINE, is_offline
 from sosr_det.registry.reading import RegistryReader
 from sosr_det.registry.refs import Ref
-from sosr_det.registry.remote.faults import kind_of
+from sosr_det.registry.remote.faults import kind_of, offline_error
 from sosr_det.registry.remote.layout import (
     CacheLayout,
     RemoteMarker,
@@ -214,6 +214,15 @@ class RemoteReader(RegistryReader):
         self.layout.store(self.layout.manifest_path(digest), content)
         return manifest
 
+    def label(self, path: Path) -> str:
+        """The URL of the object whose copy lies at ``path``."""
+        return self.location(path.relative_to(self.layout.root).as_posix())
+
+    def read_stored_manifest(self, digest: str) -> Manifest:
+        """The manifest of a digest as it is in the store, verified. Raises as :meth:`read_manifest`."""
+        self._refuse_offline("check")
+        return self._remote_manifest(digest)[1]
+
     # ---- what is there -------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
@@ -251,8 +260,8 @@ class RemoteReader(RegistryReader):
             except FileNotFoundError:  # removed since the folder was listed
                 continue
             except RegistryError as error:
-                if kind_of(error) in ("network", "busy", "denied", "credentials"):
-                    raise  # the ref may be fine
+                if kind_of(error) not in (None, "offline"):
+                    raise  # the store could not be asked; the ref may be fine
                 listings.append(Listing(name, tag, None, None, error=error))
         return listings
 
@@ -274,7 +283,7 @@ class RemoteReader(RegistryReader):
 
     def _refuse_offline(self, what: str) -> None:
         if is_offline():
-            raise RegistryError(f"cannot {what} {self.url}: ${ENV_OFFLINE} forbids the network. Unset it.")
+            raise offline_error(f"cannot {what} {self.url}: ${ENV_OFFLINE} forbids the network. Unset it.")
 
     def _ref_names(self) -> list[tuple[str, str]]:
         self.require()
@@ -354,8 +363,7 @@ class RemoteReader(RegistryReader):
             if is_offline() or not damage.file.startswith(start):
                 raise
             # What is missing in the store has no copy: name the object, not the copy's place.
-            key = damage.file[len(start) :].replace(os.sep, "/")
-            raise replace(damage, file=self.location(key)).error() from None
+            raise replace(damage, file=self.label(Path(damage.file))).error() from None
 
     def _holders(self, tensors_digest: str) -> list[str]:
         if not is_offline():

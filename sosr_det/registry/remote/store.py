@@ -318,6 +318,21 @@ class RemoteRegistry(RemoteReader):
         except (OSError, RegistryError) as error:
             logger.warning("could not take back %s@%s after a failed publish: %s", name, tag, error)
 
+    def holds(self, digest: str, manifest: Manifest) -> bool:
+        """Whether the store has an entry's manifest and its blob, in their right sizes; nothing is read."""
+        self._refuse_offline("look into")
+        sizes = {
+            blob_key(manifest.tensors_digest): manifest.size_bytes,
+            manifest_key(digest): len(manifest.to_bytes()),
+        }
+        for key, size in sizes.items():
+            try:
+                if self.objects.info(key).size != size:
+                    return False
+            except FileNotFoundError:
+                return False
+        return True
+
     def _missing(self, digest: str, manifest: Manifest) -> list[str]:
         """Keys of an entry's content that are not in the store."""
         missing = []
