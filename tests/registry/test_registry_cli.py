@@ -50,8 +50,9 @@ def test_resolve_prints_digest_and_path(run, entry):
 def test_ls_lists_one_line_per_name_and_content(run, entry, registry, state, fields):
     registry.publish({"a": torch.ones(2)}, {k: fields[k] for k in ("arch", "preprocessing")}, "bare")
     header, bare, full = run("ls").stdout.splitlines()
-    assert header.split() == ["name", "tags", "arch", "data", "recipe", "top-1", "ECE", "size", "age"]
-    assert bare.split()[:6] == ["bare", "latest", "resnet50", "-", "-", "-"]
+    titles = ["name", "tags", "arch", "data", "recipe", "top-1", "ECE", "VOC", "mAP", "size", "age"]
+    assert header.split() == titles
+    assert bare.split()[:8] == ["bare", "latest", "resnet50", "-", "-", "-", "-", "-"]
     cells = full.split()
     assert cells[:5] == ["r50", "latest,v1", "resnet50", "imagenet-1k", fields["recipe"]["config_name"]]
     assert cells[5:7] == ["76.13", "0.037"]
@@ -74,6 +75,127 @@ def test_ls_of_an_empty_and_of_a_damaged_registry(run, registry, entry):
     assert json.loads(run("ls", "--json").stdout) == []
 
 
+# ---- ls: filters, order, what detectors reached ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def zoo(registry, fields):
+    """Two backbones, a fine-tuned one, three detectors, with values that sort differently by each column."""
+    size = iter(range(1, 9))
+
+    def publish(name, *parents, tags=("latest",), **changes):
+        parents = [{"uri": p.uri, "digest": p.digest, "relation": relation} for p, relation in parents]
+        number = next(size)
+        changes = {"created": f"2026-11-0{number}T00:00:00Z", "parents": parents} | changes
+        return registry.publish({"w": torch.zeros(9 - number)}, fields | changes, name, list(tags))
+
+    def described(top1, ece, data, recipe):
+        recipe = {"config_name": recipe, "config_text": "x"}
+        return {
+            "metrics": {"top1": top1, "ece": ece},
+            "data": {"name": data, "fingerprint": None},
+            "recipe": recipe,
+        }
+
+    ce = publish("r50-ce", **described(76.0, 0.05, "ImageNet-1k", "resnet50_ce"))
+    sosr = publish("r50-sosr", tags=["v1", "latest"], **described(77.0, 0.04, "ImageNet-1k", "resnet50_sosr"))
+    cub = publish("a-cub", (sosr, "finetuned-from"), **described(84.5, 0.06, "CUB-200-2011", "cub_sosr"))
+    detector = {"kind": "detector", "arch": fields["arch"] | {"name": "RetinaNet"}}
+    publish("d-near", (sosr, "detector-on"), metrics={"map_11point": 0.712}, **detector)
+    publish("d-far", (cub, "detector-on"), metrics={"map_11point": 0.701}, **detector)
+    publish("d-unknown", (ce, "detector-on"), metrics={"map": 0.36}, **detector)
+    return registry
+
+
+def names(result):
+    return [row["name"] for row in json.loads(result.stdout)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["a-cub", "d-far", "d-near", "d-unknown", "r50-ce", "r50-sosr"]),
+        (["r50-*"], ["r50-ce", "r50-sosr"]),
+        (["--name", "*-[cn]*"], ["a-cub", "d-near", "r50-ce"]),
+        (["R50-*"], []),
+        (["--arch", "RETINA"], ["d-far", "d-near", "d-unknown"]),
+        (["--arch", "resnet5?"], ["a-cub", "r50-ce", "r50-sosr"]),
+        (["--arch", "resnet?"], []),
+        (["--data", "cub"], ["a-cub"]),
+        (["--recipe", "*_sosr"], ["a-cub", "r50-sosr"]),
+        (["--kind", "detector"], ["d-far", "d-near", "d-unknown"]),
+        (["--kind", "backbone", "--data", "imagenet", "--max", "ece=0.04"], ["r50-sosr"]),
+        (["--min", "top1=77"], ["a-cub", "r50-sosr"]),
+        (["--min", "top1=77.001"], ["a-cub"]),
+        (["--min", "top1=70", "--min", "map=70.1"], ["a-cub", "r50-sosr"]),
+        (["--min", "map=71"], ["d-near", "r50-sosr"]),
+        (["--sort", "top1"], ["a-cub", "r50-sosr", "r50-ce", "d-far", "d-near", "d-unknown"]),
+        (["--sort", "top1", "--reverse"], ["r50-ce", "r50-sosr", "a-cub", "d-far", "d-near", "d-unknown"]),
+        (["--sort", "ece", "--kind", "backbone"], ["r50-sosr", "r50-ce", "a-cub"]),
+        (["--sort", "map"], ["d-near", "r50-sosr", "a-cub", "d-far", "d-unknown", "r50-ce"]),
+        (["--sort", "size", "--limit", "2"], ["r50-ce", "r50-sosr"]),
+        (["--sort", "created", "--limit", "1"], ["d-unknown"]),
+        (["--sort", "created", "--reverse", "--limit", "1"], ["r50-ce"]),
+        (["--reverse", "--limit", "1"], ["r50-sosr"]),
+    ],
+)
+def test_ls_filters_and_sorts(run, zoo, arguments, expected):
+    assert names(run("ls", "--json", *arguments)) == expected
+
+
+def test_ls_shows_the_best_map_of_the_detectors_below_and_how_many(run, zoo):
+    header, *lines = run("ls").stdout.splitlines()
+    assert header.split()[2] == "kind"  # not all are backbones
+    shown = {line.split()[0]: line for line in lines}
+    assert "71.2 (2)" in shown["r50-sosr"]
+    assert "70.1 (1)" in shown["a-cub"]
+    assert " - (1)" in shown["r50-ce"]  # a detector without a VOC mAP
+    assert " 71.2 " in shown["d-near"]
+    assert "(" not in shown["d-near"]
+    rows = {row["name"]: row for row in json.loads(run("ls", "--json").stdout)}
+    assert rows["r50-sosr"]["map"] == pytest.approx(71.2)
+    assert [d["uri"] for d in rows["r50-sosr"]["detectors"]] == [
+        "sosr://d-near@latest",
+        "sosr://d-far@latest",
+    ]
+    assert (rows["r50-ce"]["map"], rows["r50-ce"]["num_detectors"]) == (None, 1)
+    header = run("ls", "--kind", "backbone").stdout.splitlines()[0]
+    assert "kind" not in header
+    assert header.split()[:3] == ["name", "tags", "arch"]
+
+
+def test_ls_says_what_it_left_out(run, zoo):
+    assert run("ls", "--limit", "2").stdout.splitlines()[-1].startswith("… 4 more")
+    assert "None of 6 entries fits" in run("ls", "--name", "x*").stdout
+    assert json.loads(run("ls", "--name", "x*", "--json").stdout) == []
+
+
+def test_no_filter_hides_damage_but_that_of_other_names(run, zoo):
+    zoo.layout.ref_path("r50-ce", "latest").write_text("{}")
+    for arguments in (["--min", "top1=99"], ["--kind", "detector"], ["--data", "x"]):
+        assert "r50-ce" in names(run("ls", "--json", *arguments))
+    assert names(run("ls", "--json", "d-*")) == ["d-far", "d-near", "d-unknown"]
+    assert "DAMAGED" in run("ls", "r50*").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--min", "top1"], "is not METRIC=NUMBER"),
+        (["--min", "top1=x"], "is not METRIC=NUMBER"),
+        (["--max", "seed=3"], "one of top1, ece, map"),
+        (["--sort", "loss"], "choose one of name, top1, ece, map, size, created"),
+        (["--kind", "neck"], "choose one of backbone, detector or all"),
+        (["a*", "--name", "b*"], "two patterns"),
+    ],
+)
+def test_ls_refuses_what_it_does_not_know(run, zoo, arguments, said):
+    assert said in str(run("ls", *arguments).exception)
+
+
+# ---- show ------------------------------------------------------------------------------------------------------------
+
+
 def test_show_names_everything_and_json_is_the_manifest(run, entry, fields):
     text = run("show", "r50").stdout
     for part in (
@@ -86,22 +208,93 @@ def test_show_names_everything_and_json_is_the_manifest(run, entry, fields):
     for part in (
         "7x7/2+maxpool",
         "123.675",
-        "rgb, pixels 0-255",
+        "rgb, 0-255",
+        "224 x 224 pixels",
         "3, sha256:",
-        "top1 76.13",
-        "imagenet-1k",
+        "top-1  76.13 %",
+        "ECE    0.037",
+        "imagenet-1k, fingerprint abc",
+        "num_images",
         "Apache-2.0",
+        "r50@latest, r50@v1",
     ):
         assert part in text
     shown = json.loads(run("show", "r50", "--json").stdout)
     assert shown["manifest"] == entry.manifest.to_dict()
-    assert shown["uri"] == "sosr://r50@latest"
+    assert (shown["uri"], shown["names"]) == ("sosr://r50@latest", ["r50@latest", "r50@v1"])
+    assert shown["lineage"][0]["digest"] == entry.digest
+
+
+def test_show_draws_the_family_both_ways(run, zoo):
+    lines = run("show", "a-cub").stdout.splitlines()
+    begin = lines.index("lineage")
+    assert lines[begin + 1 : begin + 4] == [
+        "  r50-sosr@v1  (resnet50, top-1 77.00 %, ECE 0.04)",
+        "  └─ finetuned-from: a-cub@latest  (resnet50, top-1 84.50 %, ECE 0.06)  ◀ this entry",
+        "     └─ detector-on: d-far@latest  (detector RetinaNet, VOC mAP 11-point 70.10 %)",
+    ]
+    lines = run("show", "r50-sosr").stdout.splitlines()
+    begin = lines.index("lineage")
+    assert [line[:5] for line in lines[begin + 1 : begin + 5]] == ["  r50", "  ├─ ", "  │  ", "  └─ "]
+
+
+def test_show_prints_config_lines_that_load_in_mmdetection(run, entry, registry, monkeypatch):
+    """The lines, put under a real config, pass our own checks of what a backbone needs; a wrong mean would not."""
+    from mmengine.config import Config
+
+    from sosr_det.engine.backbone_source import pin_checkpoints
+
+    monkeypatch.setenv("SOSR_REGISTRY", str(registry.root))
+    lines = run("show", "r50").stdout.split("# or, in a config:\n")[1]
+    code = "\n".join(line[2:] for line in lines.splitlines())
+    cfg = Config.fromstring(code.replace("sosr_det.register", "math"), ".py")
+    assert pin_checkpoints(cfg)["digest"] == entry.digest
+    assert (cfg.model.backbone.depth, cfg.model.backbone.style) == (50, "pytorch")
+    cfg = Config.fromstring(code.replace("sosr_det.register", "math").replace("123.675", "123.0"), ".py")
+    with pytest.raises(ConfigError, match="mean"):
+        pin_checkpoints(cfg)
+
+
+def test_show_scales_mean_and_std_and_says_what_mmdetection_cannot_hold(run, registry, state, fields):
+    unit = fields["preprocessing"] | {"scale": "0-1", "mean": [0.5, 0.4, 0.25], "channel_order": "bgr"}
+    registry.publish(state, fields | {"preprocessing": unit | {"std": [0.2, 0.2, 0.2]}}, "unit")
+    text = run("show", "unit").stdout
+    assert "mean=[127.5, 102.0, 63.75], std=[51.0, 51.0, 51.0], bgr_to_rgb=False" in text
+    registry.publish(
+        state, fields | {"arch": fields["arch"] | {"name": 'timm/"x"', "library": "timm"}}, "other"
+    )
+    text = run("show", "other").stdout
+    assert "cannot hold it" in text
+    assert r'arch="timm/\"x\""' in text
+    registry.publish(state, fields | {"kind": "detector"}, "detector")
+    text = run("show", "detector").stdout
+    assert 'load_from = "sosr://detector@latest"' in text
+    assert "sosr-det test CONFIG sosr://detector@latest" in text
+
+
+def test_show_of_the_recipe_and_of_the_tensors_alone(run, entry, registry, state, fields):
+    assert run("show", "r50", "--config").stdout == "loss = 'sosr'\n"
+    header, *lines = run("show", "r50", "--tensors").stdout.splitlines()
+    assert header.split() == ["tensor", "dtype", "shape", "sha256"]
+    assert [line.split()[0] for line in lines] == sorted(state)
+    assert entry.manifest.tensors["half"].sha256 in next(line for line in lines if line.startswith("half"))
+    registry.publish(state, {k: fields[k] for k in ("arch", "preprocessing")}, "bare")
+    assert "has no recipe" in str(run("show", "bare", "--config").exception)
+    assert "give one of them" in str(run("show", "r50", "--config", "--json").exception)
 
 
 def test_control_characters_of_a_manifest_do_not_reach_the_terminal(run, registry, state, fields):
-    fields["data"]["name"] = fields["notes"] = fields["arch"]["name"] = "x\x1b]0;owned\x07\n[bold]y"
+    evil = "x\x1b]0;owned\x07\n[bold]y"
+    fields["data"]["name"] = fields["notes"] = fields["arch"]["name"] = fields["recipe"]["config_text"] = evil
+    fields["metrics"] = {evil: 1.0}
+    fields["parents"] = [{"uri": evil, "digest": None, "relation": evil}]
+    state = {f"evil{evil}": state["half"], "other": state["half"]}
     registry.publish(state, fields, "evil")
-    for command in (["ls"], ["show", "evil"]):
+    registry.publish(
+        {"other": state["other"] + 1}, fields | {"arch": fields["arch"] | {"name": f"2{evil}"}}, "evil2"
+    )
+    commands = (["ls"], ["show", "evil"], ["show", "evil", "--config"], ["show", "evil", "--tensors"])
+    for command in (*commands, ["diff", "evil", "evil2"]):
         out = run(*command).stdout
         assert "\x1b" not in out
         assert "\x07" not in out
@@ -173,13 +366,15 @@ def test_show_of_a_damaged_entry_fails(run, entry):
     assert isinstance(run("show", "r50").exception, CorruptEntryError)
 
 
-def test_no_command_imports_torch(entry, registry):
+def test_no_command_imports_torch(entry, registry, fields):
+    registry.publish({"a": torch.ones(2)}, fields, "other")
     code = """
 import sys
 from sosr_det.cli.registry import app
-for arguments in (["ls"], ["show", "r50"], ["resolve", "r50"], ["verify", "--all"]):
+commands = ["ls"], ["show", "r50"], ["resolve", "r50"], ["verify", "--all"], ["diff", "r50", "other", "--no-tensors"]
+for arguments in commands:
     app([*arguments, "--registry", sys.argv[1]], standalone_mode=False)
-heavy = {"torch", "numpy", "mmengine", "safetensors", "fsspec", "filelock"} & set(sys.modules)
+heavy = {"torch", "numpy", "mmengine", "safetensors", "fsspec", "filelock", "rich"} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run(
