@@ -32,6 +32,7 @@ logger = logging.getLogger("sosr_det")
 
 # Bytes kept per parameter byte: weights and momentum, in the last, the best and the file being written.
 _CHECKPOINT_FACTOR = 6
+_LONGEST_PATH = 4096  # characters
 
 
 @dataclass
@@ -193,7 +194,11 @@ def _require_resumable(work_dir: Path) -> None:
             f"--resume: {pointer} does not exist, so there is nothing to resume in {work_dir}. "
             "Leave out --resume to start, or name the run's folder with --work-dir."
         )
-    target = Path(pointer.read_text(errors="replace").strip())
+    with pointer.open(errors="replace") as stream:
+        text = stream.read(_LONGEST_PATH + 1).strip()
+    if len(text) > _LONGEST_PATH or any(len(part) > 255 for part in Path(text).parts):
+        raise CheckpointError(f"--resume: {pointer} holds no path, but a text that begins with {text[:40]!r}.")
+    target = Path(text)
     local = work_dir / target.name
     if local.is_file():
         if local.resolve() != target.resolve():  # the folder was moved or copied: never touch the original

@@ -15,6 +15,39 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+TINY_CONFIG = """
+default_scope = "mmengine"
+custom_imports = dict(imports=["sosr_det.register"], allow_failed_imports=False)
+stage = "pretrain"
+data_root = "{root}"
+model = dict(
+    type="BackboneClassifier",
+    backbone=dict(arch="resnet20"),
+    num_classes=2,
+    loss=dict(type="SOSRLoss"),
+    data_preprocessor=dict(type="ClassificationPreprocessor", mean=[127.5] * 3, std=[60.0] * 3),
+)
+loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type="default_collate"))
+train_dataloader = dict(
+    **loader,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(type="ImageNetFolder", data_root=data_root, split="train", pipeline=[]),
+)
+val_dataloader = dict(
+    **loader,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(type="ImageNetFolder", data_root=data_root, split="val", pipeline=[]),
+)
+test_dataloader = val_dataloader
+val_evaluator = test_evaluator = dict(type="ClassificationMetric", topk=(1,))
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.02, momentum=0.9))
+train_cfg = dict(by_epoch=True, max_epochs=2)
+val_cfg = test_cfg = dict()
+default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1, save_best="accuracy/top1"))
+randomness = dict(seed=3)
+"""
 
 
 class Bomb:
@@ -188,3 +221,18 @@ def manifest_fields() -> dict[str, Any]:
         "library_versions": {"torch": "2.14.1"},
         "notes": "",
     }
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen noise images of two classes in ``data``, and ``tiny.py``, a config that trains on them in seconds."""
+    folder = tmp_path_factory.mktemp("whole")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (folder / "data" / split / label).mkdir(parents=True)
+            for number in range(4):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "data" / split / label / f"{number}.png")
+    (folder / "tiny.py").write_text(TINY_CONFIG.format(root=folder / "data"))
+    return folder
