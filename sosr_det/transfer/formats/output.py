@@ -33,7 +33,11 @@ def new_file(target: Path, force: bool) -> Iterator[Path]:
         )
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
+        # Made here with the umask's mode, which some writers would not use (safetensors writes 0600).
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         _place(temporary, target, force)
