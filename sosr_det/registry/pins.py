@@ -26,6 +26,7 @@ from sosr_det.registry.strict_json import Fields, integer, parse_json, text, wor
 PIN_SECONDS = 14 * 24 * 3600.0  # long enough for a job that waits in a queue between two parts
 REFRESH_SECONDS = 3600.0
 SIZE_LIMIT = 16 * 1024  # bytes
+_RETRIES = 10
 _NOTE_LIMIT = 1000  # characters
 
 
@@ -167,13 +168,15 @@ def hold(layout: RegistryLayout, digest: str, note: str = "") -> Pin:
 
 
 def _write(layout: RegistryLayout, path: Path, content: bytes) -> None:
-    for attempt in range(3):
+    for attempt in range(_RETRIES):
         try:
             with Staging(layout.root, layout.tmp_dir) as staging:
                 staging.place(staging.write([content], path), path)
             return
         except RegistryError as error:  # another process may just have removed the empty folder
-            if attempt == 2 or not isinstance(error.__cause__, FileNotFoundError):
+            if attempt == _RETRIES - 1 or not isinstance(
+                error.__cause__, (FileNotFoundError, FileExistsError)
+            ):
                 raise
 
 
