@@ -371,7 +371,7 @@ def test_no_command_imports_torch(entry, registry, fields):
     code = """
 import sys
 from sosr_det.cli.registry import app
-commands = ["ls"], ["show", "r50"], ["resolve", "r50"], ["verify", "--all"], ["diff", "r50", "other", "--no-tensors"]
+commands = ["ls"], ["show", "r50"], ["resolve", "r50"], ["verify", "--all"], ["diff", "r50", "other", "--no-tensors"], ["card", "r50"]
 for arguments in commands:
     app([*arguments, "--registry", sys.argv[1]], standalone_mode=False)
 heavy = {"torch", "numpy", "mmengine", "safetensors", "fsspec", "filelock", "rich"} & set(sys.modules)

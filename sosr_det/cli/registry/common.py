@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sosr_det.registry.names import SCHEME
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_PIPED_WIDTH = 10_000  # characters; wide enough that nothing is cut or wrapped outside a terminal
+from sosr_det.registry.plain_text import clean as clean
+from sosr_det.registry.plain_text import size as size
 
 # Text, not a path: a path would turn the // of a URL into one slash.
 RootOption = Annotated[
@@ -45,36 +42,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def console() -> Console:
-    """A console on stdout that neither wraps nor colours when it is not a terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=_PIPED_WIDTH, highlight=False)
-
-
-def cell(text: str) -> Any:
-    """A table cell that is shown as it is: no markup, no control characters."""
-    from rich.text import Text
-
-    return Text(clean(text))
-
-
-def clean(text: str) -> str:
-    """Manifests come from others: control characters must not reach the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def number(value: float | None) -> str:
     """Four significant digits, or a dash."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def size(count: int) -> str:
-    """A number of bytes in its largest unit."""
-    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def age(created: str) -> str:

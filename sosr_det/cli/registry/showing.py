@@ -19,12 +19,12 @@ from sosr_det.cli.registry.common import (
     size,
 )
 from sosr_det.cli.registry.listing import identity
-from sosr_det.cli.registry.trees import tree_lines
 from sosr_det.errors import ConfigError
 from sosr_det.registry.entry import Entry
 from sosr_det.registry.lineage import Branch, family_tree
 from sosr_det.registry.metric_names import metric_of, metric_text
 from sosr_det.registry.opening import open_registry
+from sosr_det.registry.trees import tree_lines
 from sosr_det.registry.usage import mmdetection_command, mmdetection_lines
 
 _MOST_METRICS = 12  # lines; a detector has two more per class
@@ -107,7 +107,7 @@ def _sections(entry: Entry, names: list[str], trees: list[Branch]) -> list[tuple
 
 
 def _pairs(pairs: list[tuple[str, str]]) -> list[str]:
-    return [f"{title:<16} {clean(value)}" for title, value in pairs]
+    return [f"{clean(title):<16} {clean(value)}" for title, value in pairs]
 
 
 def _identity(entry: Entry, names: list[str]) -> list[tuple[str, str]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sosr_det.cli.registry.common import clean
 from sosr_det.registry.lineage import Branch
 from sosr_det.registry.metric_names import KEY_METRICS, metric_of, metric_text
+from sosr_det.registry.plain_text import clean
 
 _NOTES = {
     "absent": "not in this registry",
