@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("SOSR_TRACEBACK") == "1":
             raise
         message, code = explain(error)
-        print(message, file=sys.stderr)
+        print(_printable(message), file=sys.stderr)
         sys.exit(code)
 
 
@@ -94,6 +94,16 @@ def explain(error: BaseException) -> tuple[str, int]:
         "This was not foreseen. Run again with SOSR_TRACEBACK=1 to see where it comes from.",
         1,
     )
+
+
+def _printable(text: str) -> str:
+    """Messages quote manifests, file names and checkpoints of others: nothing in them may steer the terminal.
+
+    Further lines are indented, so that a line end in a manifest's field cannot begin a line that looks like ours.
+    """
+    lines = text.strip().split("\n")
+    tame = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
+    return "\n  ".join(tame)
 
 
 def _chain(error: BaseException | None):
