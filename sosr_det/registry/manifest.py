@@ -401,6 +401,10 @@ def library_versions() -> dict[str, str]:
 
 def _as_plain(value: Any) -> Any:
     """Dataclasses become dicts and tuples become lists, at any depth."""
+    if value is None or isinstance(value, (str, int, float)):  # first, because most values are
+        return value
+    if isinstance(value, TensorSpec):
+        return {"dtype": value.dtype, "shape": list(value.shape), "sha256": value.sha256}
     if is_dataclass(value) and not isinstance(value, type):
         return {name: _as_plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
@@ -448,9 +452,15 @@ def _data(value: Any) -> dict[str, Any]:
     return table
 
 
+_dtype = one_of(*DTYPES)
+_sizes = list_of(integer(0, 1 << 48), most=64)
+
+
 def _shape(value: Any) -> tuple[int, ...]:
-    sizes = list_of(integer(0, 1 << 48), most=64)(value)
-    if math.prod(max(size, 1) for size in sizes) >= 1 << 63:  # torch computes strides from it, even of no values
+    sizes = _sizes(value)
+    if (
+        math.prod(max(size, 1) for size in sizes) >= 1 << 63
+    ):  # torch computes strides from it, even of no values
         raise ValueError
     return sizes
 
@@ -458,14 +468,29 @@ def _shape(value: Any) -> tuple[int, ...]:
 def _read_tensors(fields: Fields) -> dict[str, TensorSpec]:
     tensors = {}
     for name in fields.keys():  # noqa: SIM118  (a method of Fields, not of a dict)
-        row = fields.child(check_tensor_name(name))
-        tensors[name] = TensorSpec(
-            dtype=row.take("dtype", one_of(*DTYPES), "a dtype such as 'float32'"),
-            shape=row.take("shape", _shape, "a list of sizes >= 0"),
-            sha256=row.take("sha256", _sha256, "64 hex digits"),
-        )
-        row.close()
+        value = fields.take(check_tensor_name(name), lambda v: v, "an object")
+        tensors[name] = _quick_spec(value) or _read_spec(Fields(value, f"tensors.{name}"))
     return tensors
+
+
+def _quick_spec(value: Any) -> TensorSpec | None:
+    """What :func:`_read_spec` reads, in a third of the time, or None: then that one says what is wrong."""
+    try:
+        if value.keys() == {"dtype", "shape", "sha256"}:
+            return TensorSpec(_dtype(value["dtype"]), _shape(value["shape"]), _sha256(value["sha256"]))
+    except (AttributeError, ValueError, TypeError):
+        pass
+    return None
+
+
+def _read_spec(row: Fields) -> TensorSpec:
+    spec = TensorSpec(
+        dtype=row.take("dtype", _dtype, "a dtype such as 'float32'"),
+        shape=row.take("shape", _shape, "a list of sizes >= 0"),
+        sha256=row.take("sha256", _sha256, "64 hex digits"),
+    )
+    row.close()
+    return spec
 
 
 def _read_arch(fields: Fields) -> Arch:

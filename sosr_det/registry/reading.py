@@ -16,7 +16,7 @@ from sosr_det.errors import CorruptEntryError, RegistryError
 from sosr_det.registry import refs
 from sosr_det.registry.blob import check_blob
 from sosr_det.registry.damage import Damage
-from sosr_det.registry.digest import is_sha256, tensor_bytes
+from sosr_det.registry.digest import is_sha256, sha256_hex, tensor_bytes
 from sosr_det.registry.entry import Entry, Listing
 from sosr_det.registry.files import logger
 from sosr_det.registry.layout import RegistryLayout
@@ -158,16 +158,19 @@ class RegistryReader:
         return self.read_manifest(digest)
 
     def _check_manifest(self, digest: str) -> list[Damage]:
+        """Compare a manifest's file with its digest: it was parsed when the entry was made."""
+        path = self.layout.manifest_path(digest)
         try:
-            self.read_manifest(digest)
+            actual = sha256_hex(self.layout.read(path, SIZE_LIMIT))
         except FileNotFoundError:
-            path = self.layout.manifest_path(digest)
             return [Damage(str(path), "file", f"the manifest sha256 {digest}", "no such file")]
         except CorruptEntryError as error:
             if not isinstance(damage := getattr(error, "damage", None), Damage):
                 raise
             return [damage]
-        return []
+        return (
+            [] if actual == digest else [Damage(str(path), "content", f"sha256 {digest}", f"sha256 {actual}")]
+        )
 
     def fetch(self, entry: Entry) -> Path:
         """A local path of the entry's blob, verified as :meth:`verify` does.
