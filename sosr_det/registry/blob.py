@@ -34,7 +34,9 @@ from sosr_det.registry.files import open_regular, os_errors
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEADER_LIMIT = 100_000_000  # bytes; safetensors' own cap
+# Bytes; a manifest, which says more about each tensor, has the same limit. safetensors' own is 100 MB, and reading that
+# much of an untrusted header takes hundreds of megabytes of memory.
+HEADER_LIMIT = 16 * 1024 * 1024
 _CHUNK = 1 << 20
 _DTYPE_OF_CODE = {code: name for name, (code, _) in DTYPES.items()}
 
