@@ -67,6 +67,19 @@ def augment(
     _show(rows, f"{images} images of {image_size} px, one thread, {repeats} rounds", as_json)
 
 
+@app.command()
+def registry(
+    entries: Annotated[int, typer.Option(min=1, help="Entries that `registry ls` lists.")] = 1000,
+    repeats: Repeats = 7,
+    as_json: AsJson = False,
+) -> None:
+    """The checkpoint registry: a ResNet-50 checked beside `sha256sum`, commands' CPU time, finding one of 10,000."""
+    from sosr_det.analysis.bench_registry import bench_registry, report_lines
+
+    results = bench_registry(entries, repeats)
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
+
+
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -246,13 +246,21 @@ def test_show_prints_config_lines_that_load_in_mmdetection(run, entry, registry,
 
     monkeypatch.setenv("SOSR_REGISTRY", str(registry.root))
     lines = run("show", "r50").stdout.split("# or, in a config:\n")[1]
-    code = "\n".join(line[2:] for line in lines.splitlines())
-    cfg = Config.fromstring(code.replace("sosr_det.register", "math"), ".py")
+    code = "\n".join(line[2:] for line in lines.splitlines()).replace("sosr_det.register", "math")
+
+    def merged(code):
+        model = {"type": "RetinaNet", "backbone": {"type": "ResNet", "depth": 18}}
+        cfg = Config(
+            {"model": model | {"data_preprocessor": {"type": "DetDataPreprocessor", "mean": [0, 0, 0]}}}
+        )
+        cfg.merge_from_dict(Config.fromstring(code, ".py").to_dict())
+        return cfg
+
+    cfg = merged(code)
     assert pin_checkpoints(cfg)["digest"] == entry.digest
     assert (cfg.model.backbone.depth, cfg.model.backbone.style) == (50, "pytorch")
-    cfg = Config.fromstring(code.replace("sosr_det.register", "math").replace("123.675", "123.0"), ".py")
     with pytest.raises(ConfigError, match="mean"):
-        pin_checkpoints(cfg)
+        pin_checkpoints(merged(code.replace("123.675", "123.0")))
 
 
 def test_show_scales_mean_and_std_and_says_what_mmdetection_cannot_hold(run, registry, state, fields):
@@ -371,9 +379,9 @@ def test_no_command_imports_torch(entry, registry, fields):
     code = """
 import sys
 from sosr_det.cli.registry import app
-commands = ["ls"], ["show", "r50"], ["resolve", "r50"], ["verify", "--all"], ["diff", "r50", "other", "--no-tensors"], ["card", "r50"]
-for arguments in commands:
-    app([*arguments, "--registry", sys.argv[1]], standalone_mode=False)
+commands = "ls", "show r50", "resolve r50", "verify --all", "diff r50 other --no-tensors", "card r50"
+for command in commands:
+    app([*command.split(), "--registry", sys.argv[1]], standalone_mode=False)
 heavy = {"torch", "numpy", "mmengine", "safetensors", "fsspec", "filelock", "rich"} & set(sys.modules)
 assert not heavy, heavy
 """
