@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 import sosr_det
-from sosr_det.cli import bench, data, doctor, evaluate, export, figures, registry, report, sweep, train
+from sosr_det.cli import bench, data, doctor, evaluate, export, figures, registry, report, sweep, train, zoo
 from sosr_det.errors import SosrError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("test")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("configs")(train.configs)
 app.command("export")(export.export)
+app.command("zoo")(zoo.zoo)
 app.command("report")(report.report)
 app.command("figures")(figures.figures)
 app.add_typer(registry.app, name="registry")
