@@ -151,3 +151,45 @@ def test_figures_of_a_hostile_run(command, hostile, canary, tmp_path, finished):
     path = hostile("in meta", finished, "epoch_1.pth")
     result = command("figures", finished, "--out", "figures", "--recompute")
     assert_refused(result, path, canary, tmp_path, left(tmp_path))
+
+
+def test_import_of_a_hostile_file(command, hostile, canary, tmp_path, form):
+    path = hostile(form, tmp_path / "files")
+    for name in ("evil", "evil@v1"):
+        result = command("registry", "import", path, "--name", name, "--arch", "resnet18")
+        assert_refused(result, path, canary, tmp_path)
+
+
+def test_import_and_export_under_names_that_lead_elsewhere(command, tmp_path):
+    path = tmp_path / "good.pth"
+    torch.save({"a": torch.ones(1)}, path)
+    for name in ("../evil", "/evil", "a\\b", "a@../b", "a%2f..", "sha256:" + "0" * 64):
+        code, text = command("registry", "import", path, "--name", name)
+        assert code == 1, text
+        assert "unexpected" not in text
+    assert left(tmp_path) == ["here/tiny.py"]
+
+
+def test_import_of_hostile_weights_from_a_cache(command, hostile, canary, tmp_path, monkeypatch):
+    """A file in torch.hub's cache with another content than its name promises."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("SOSR_OFFLINE", "1")
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    path = hostile("in meta", folder, "resnet18-f37072fd.pth")
+    result = command("registry", "import", "torchvision://ResNet18_Weights.IMAGENET1K_V1", "--name", "evil")
+    assert_refused(result, path, canary, tmp_path)
+
+
+def test_swap_to_a_hostile_file(hostile, canary, tmp_path, few_form):
+    from sosr_det.engine.configs import load_config
+    from sosr_det.engine.swap import swap_backbone
+    from sosr_det.errors import BackboneMismatchError
+
+    path = hostile(few_form, tmp_path / "files")
+    cfg = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    before = cfg.pretty_text
+    with pytest.raises(BackboneMismatchError, match=path.name):
+        swap_backbone(cfg, str(path))
+    assert cfg.pretty_text == before
+    assert not canary.touched
