@@ -32,7 +32,8 @@ for loss in ce sosr; do
   stage "finetune-$loss" bash "$here/finetune.sh" "demo/resnet18-${loss}-pre_${loss}_1xb32-6e_demo-cub" \
     --work-dir "$out/runs/finetune-$loss" --overwrite
   detector="demo/retinanet_r18-${loss}-pre_fpn_3e_demo-voc"
-  stage "detection-$loss" bash "$here/train_det.sh" "$detector" --work-dir "$out/runs/detection-$loss" --overwrite
+  stage "detection-$loss" bash "$here/train_det.sh" "$detector" --work-dir "$out/runs/detection-$loss" --overwrite \
+    --publish-as "retinanet-demo-$loss"
   stage "test-$loss" bash "$here/test_det.sh" "$detector" "$out/runs/detection-$loss" --show-dir "$out/pictures/$loss"
 done
 
@@ -40,6 +41,8 @@ echo
 sosr-det report "$out/runs"
 echo
 sosr-det registry ls
+echo
+sosr-det registry show resnet18-demo-sosr
 cat << END
 
 pictures of detections beside the ground truth: $out/pictures/
