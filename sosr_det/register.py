@@ -3,7 +3,8 @@
 Import it before anything of ``mmdet`` (a config does so with ``custom_imports = dict(imports=['sosr_det.register'])``):
 it makes mmcv's ops work without their compiled extension, registers the ``sosr://`` scheme and safe readers for
 checkpoints of every other address, for pickles and for YAML, and our models, data sets, metrics and hooks in
-mmengine's root registries, where MMDetection's own scope finds them too.
+mmengine's root registries, where MMDetection's own scope finds them too. It also lets every mmengine ``Runner`` check
+its backbone against the registry entry that it came from, without a line in ``custom_hooks``.
 """
 
 from sosr_det.compat import install_mmcv_ops
@@ -15,6 +16,7 @@ import sosr_det.engine.hooks
 import sosr_det.evaluation.classification
 import sosr_det.evaluation.voc_metric
 import sosr_det.models
+from sosr_det.engine.hooks.backbone_contract import attach_to_every_runner
 from sosr_det.engine.safe_files import register_safe_files
 from sosr_det.engine.safe_loaders import register_safe_loaders
 from sosr_det.registry.scheme import register_schemes
@@ -22,6 +24,7 @@ from sosr_det.registry.scheme import register_schemes
 register_schemes()
 register_safe_loaders()
 register_safe_files()
+attach_to_every_runner()
 
 
 def _register_lazily() -> None:

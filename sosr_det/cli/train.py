@@ -24,6 +24,14 @@ def train(
             help="sosr://NAME[@TAG], sosr://sha256:HEX, torchvision://NAME, a weights file, or 'random'."
         ),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="An exception from the backbone's contract, by name: a pattern of tensor names, probe, probe.layer4, "
+            "preprocessing or style. May be given several times; recorded in run.json.",
+        ),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(help="Comma-separated class names of a VOC-format data set; sizes the heads too."),
@@ -74,6 +82,7 @@ def train(
             work_dir=work_dir,
             data_root=data_root,
             backbone=backbone,
+            allow=allow or [],
             classes=classes.split(",") if classes else None,
             seed=seed,
             total_epochs=total_epochs,

@@ -1,53 +1,96 @@
-"""Putting a backbone under a config: the ``--backbone`` flag, pinned URIs, checks before anything is built."""
+"""Putting a backbone under a run: the ``--backbone`` flag, pinned URIs, checks before anything is built."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.backbone_places import find_backbones
+from sosr_det.engine.backbone_uri import file_shapes
 from sosr_det.engine.configs import walk_dicts
-from sosr_det.errors import BackboneMismatchError, ConfigError, SosrError
+from sosr_det.engine.swap import SwapReport, swap_backbone
+from sosr_det.engine.swap_preprocessing import pipeline_steps
+from sosr_det.errors import ConfigError
 from sosr_det.registry.manifest import Manifest
+from sosr_det.registry.names import SCHEME
 from sosr_det.registry.opening import open_registry
 from sosr_det.registry.store import Entry
-from sosr_det.transfer.contract import check_arch, check_preprocessing
+from sosr_det.transfer.contract import Allowance, check_arch, check_preprocessing
 
 RANDOM = "random"
 
 
-def set_backbone(cfg: Any, uri: str) -> str | None:
-    """Put ``uri`` under ``cfg.model.backbone``; returns a line to print when more than the URI changed.
+def settle_backbone(cfg: Any, uri: str | None, allow: Iterable[str] = ()) -> tuple[dict | None, list[str]]:
+    """Put ``uri`` under the config's backbones (None: leave what the config says), and pin every entry by its digest.
 
-    ``random`` removes the checkpoint and, because frozen random layers cannot learn, also unfreezes the
-    stages and batch norm of an MMDetection backbone.
+    With a URI, style and preprocessing are set to those of the weights, which the lines say. Without one, they are
+    compared, and a difference is refused.
+
+    Args:
+        cfg: ``mmengine.config.Config``, changed in place.
+        uri: as :func:`sosr_det.engine.swap.swap_backbone`, or ``random``.
+        allow: exceptions from the contract, by name.
+
+    Returns:
+        ``dict(uri=..., digest=..., pinned_uri=..., allowed=[...])`` of the model's backbone, or None for random
+        weights; and lines to print.
+
+    Raises:
+        ConfigError, BackboneMismatchError, RegistryError: see :func:`swap_backbone` and :func:`pin_checkpoints`.
+    """
+    report: SwapReport | None = None
+    lines: list[str] = []
+    if uri == RANDOM:
+        lines += set_random(cfg)
+    elif uri:
+        report = swap_backbone(cfg, uri, allow)
+        lines += [f"backbone: {line}" for line in (*report.changes, *report.warnings)]
+    record = pin_checkpoints(cfg, allow)
+    if record is not None:
+        if report is not None:
+            record["uri"] = report.uri
+        record["allowed"] = list(allow)
+    return record, lines
+
+
+def set_random(cfg: Any) -> list[str]:
+    """Remove the checkpoint of every backbone and, because frozen random layers cannot learn, unfreeze its layers.
+
+    Returns:
+        Lines to print where more than the checkpoint changed.
 
     Raises:
         ConfigError: the config's model has no backbone.
     """
-    backbone = cfg.get("model", {}).get("backbone")
-    if not isinstance(backbone, dict):
+    backbones = list(find_backbones(cfg.get("model") or {}))
+    if not backbones:
         raise ConfigError("--backbone needs a config whose model has a `backbone`; this one has none.")
-    if uri != RANDOM:
-        backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": uri}
-        return None
-    backbone["init_cfg"] = None
-    if "arch" in backbone:
-        return None
-    backbone["frozen_stages"] = -1
-    backbone["norm_eval"] = False
-    if isinstance(backbone.get("norm_cfg"), dict):
-        backbone["norm_cfg"]["requires_grad"] = True
-    return "backbone: random weights, so frozen_stages=-1, norm_eval=False and trainable batch norm are set"
+    lines = []
+    for backbone in backbones:
+        settings = backbone.settings
+        settings["init_cfg"] = None
+        if backbone.is_ours:
+            continue
+        if settings.get("pretrained"):
+            settings["pretrained"] = None
+        settings["frozen_stages"] = -1
+        settings["norm_eval"] = False
+        if isinstance(settings.get("norm_cfg"), dict):
+            settings["norm_cfg"]["requires_grad"] = True
+        lines.append(
+            "backbone: random weights, so frozen_stages=-1, norm_eval=False and trainable batch norm are set"
+        )
+    return lines
 
 
-def pin_checkpoints(cfg: Any) -> dict | None:
+def pin_checkpoints(cfg: Any, allow: Iterable[str] = ()) -> dict | None:
     """Replace every ``sosr://NAME`` in the config by its digest, after checking that it fits.
 
     A run's saved config then names exact weights, so moving a tag later changes nothing.
 
     Returns:
-        ``dict(uri=..., digest=..., pinned_uri=...)`` of the model's backbone, or None for random weights.
+        ``dict(uri=..., digest=..., pinned_uri=...)`` of the model's (first) backbone, or None for random weights.
 
     Raises:
         RegistryError: unknown name (near names are listed) or damaged entry.
@@ -56,7 +99,8 @@ def pin_checkpoints(cfg: Any) -> dict | None:
         BackboneMismatchError: a local file that does not exist or is no checkpoint.
     """
     model = cfg.get("model") or {}
-    backbone = model.get("backbone") if isinstance(model.get("backbone"), dict) else {}
+    backbones = [backbone.settings for backbone in find_backbones(model)]
+    allowance = Allowance(allow)
     used: dict | None = None
     for node in walk_dicts(model):
         init_cfgs = node.get("init_cfg")
@@ -65,19 +109,20 @@ def pin_checkpoints(cfg: Any) -> dict | None:
         if init_cfg is None:
             continue
         uri = str(init_cfg["checkpoint"])
+        is_backbone = any(node is settings for settings in backbones)
         record: dict[str, Any] = {"uri": uri, "digest": None}
-        if uri.startswith("sosr://"):
+        if uri.startswith(SCHEME):
             entry = open_registry().resolve(uri)
             if node is not model and not init_cfg.get("prefix"):
                 _refuse_whole_detector(entry)
-            if node is backbone:
-                check_arch(backbone, entry.manifest.arch, uri)
-                check_preprocessing(model.get("data_preprocessor") or {}, entry.manifest.preprocessing, uri)
+            if is_backbone:
+                check_arch(node, entry.manifest.arch, uri, allowance)
+                _check_preprocessing(cfg, entry.manifest.preprocessing, uri, allowance)
             init_cfg["checkpoint"] = entry.pinned_uri
             record.update(uri=entry.uri, digest=entry.digest, pinned_uri=entry.pinned_uri)
         elif "://" not in uri:
-            _require_checkpoint_file(Path(uri))
-        if node is backbone:
+            file_shapes(Path(uri))  # read it safely now, so that a bad one stops the run at once
+        if is_backbone and used is None:
             used = record
     load_from = cfg.get("load_from")
     if isinstance(load_from, str) and load_from.startswith("sosr://"):
@@ -124,11 +169,9 @@ def _refuse_whole_detector(entry: Entry) -> None:
     )
 
 
-def _require_checkpoint_file(path: Path) -> None:
-    """Read a weights file safely before mmengine does, so that a bad one stops the run at once."""
-    from sosr_det.registry.safe_load import load_state_file
-
-    try:
-        load_state_file(path)
-    except SosrError as error:
-        raise BackboneMismatchError(f"the backbone file cannot be used: {error}") from error
+def _check_preprocessing(cfg: Any, expected: Any, uri: str, allowance: Allowance) -> None:
+    preprocessor = cfg["model"].get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    preprocessor = preprocessor.get("data_preprocessor", preprocessor)  # of a semi-supervised model
+    if preprocessor.get("mean") is None and any(True for _ in pipeline_steps(cfg)):
+        return  # the contract's hook compares the pipelines
+    check_preprocessing(preprocessor, expected, uri, allowance)

@@ -31,11 +31,11 @@ def set_preprocessing(cfg: Any, source: WeightsSource, changes: list[str], allow
     if cfg.get("data_preprocessor") and not cfg["model"].get("data_preprocessor"):
         # mmengine gives the model a preprocessor that stands at the top of the config.
         cfg["model"]["data_preprocessor"] = dict(cfg["data_preprocessor"])
-    normalising = list(_pipeline_steps(cfg))
+    normalising = list(pipeline_steps(cfg))
     preprocessors = list(_preprocessors(cfg["model"], "model"))
     own = [p for p in preprocessors if p[1].get("mean") is not None]
     if normalising:
-        _check_pipeline(normalising, bool(own), expected, source.uri)
+        check_pipeline(normalising, bool(own), expected, source.uri)
         return
     if not preprocessors:
         raise ConfigError(
@@ -90,7 +90,7 @@ def _preprocessors(node: Any, place: str) -> Iterator[tuple[str, dict]]:
             yield from _preprocessors(value, f"{place}.{index}")
 
 
-def _pipeline_steps(cfg: Any) -> Iterator[tuple[str, dict]]:
+def pipeline_steps(cfg: Any) -> Iterator[tuple[str, dict]]:
     """Old-style ``Normalize`` steps of the data pipelines."""
 
     def walk(node: Any, place: str) -> Iterator[tuple[str, dict]]:
@@ -108,7 +108,7 @@ def _pipeline_steps(cfg: Any) -> Iterator[tuple[str, dict]]:
         yield from walk(cfg.get(section), section)
 
 
-def _check_pipeline(steps: list[tuple[str, dict]], twice: bool, expected: Preprocessing, uri: str) -> None:
+def check_pipeline(steps: list[tuple[str, dict]], twice: bool, expected: Preprocessing, uri: str) -> None:
     places = ", ".join(place for place, _ in steps)
     if twice:
         raise ConfigError(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_source import pin_checkpoints, set_backbone
+from sosr_det.engine.backbone_places import find_backbones
+from sosr_det.engine.backbone_source import RANDOM, settle_backbone
 from sosr_det.engine.configs import load_config, walk_dicts
 from sosr_det.engine.publishing import publish_name, publish_run
 from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
@@ -43,6 +44,7 @@ class TrainOptions:
     work_dir: Path | None = None
     data_root: Path | None = None
     backbone: str | None = None
+    allow: Sequence[str] = ()
     classes: Sequence[str] | None = None
     seed: int | None = None
     total_epochs: int | None = None
@@ -112,45 +114,63 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
             raise ConfigError("--amp needs a CUDA device; leave it out to train in fp32 on the CPU.")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
-    if options.backbone:
-        line = set_backbone(cfg, options.backbone)
-        if line:
-            logger.warning(line)
+    uri, allow, start = options.backbone, list(options.allow), None
     if options.resume:
-        _keep_resumed_start(cfg, options)
+        start = _resumed_start(cfg, options)
+    if start:
+        uri, allow = start["settled"], [*start.get("allowed", ()), *allow]
     name = publish_name(cfg, options.publish, options.publish_as)
     if name:
         publishable_name(name)  # refuse a bad name now, not after 90 epochs
-    return _pin_on_rank_0(cfg), name
+    record, lines = _settle_on_rank_0(cfg, uri, allow)
+    for line in lines:
+        logger.warning(line)
+    if start and record:
+        record["uri"] = start["uri"]  # the name that it was asked for by, though the tag may have moved
+    elif start and start.get("uri"):
+        record = {key: value for key, value in start.items() if key != "settled"}
+    return record, name
 
 
-def _keep_resumed_start(cfg: Any, options: TrainOptions) -> None:
-    """A resumed run continues from its own checkpoint and stays the child of the backbone it started from."""
+def _resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
+    """A resumed run continues from its own checkpoint and stays the child of the backbone it started from.
+
+    Returns:
+        The record of that backbone with ``settled``, the URI to put under the config again, which is None for a file
+        that is gone: a resumed run does not need it. None where there was no backbone.
+    """
     cfg.load_from = None
     work_dir = Path(cfg.work_dir)
     if not (work_dir / FILE_NAME).is_file():
-        return
+        return None
     start = read_run_record(work_dir).get("backbone")
     if options.backbone and options.backbone not in ((start or {}).values() if start else ("random",)):
         raise ConfigError(
             f"--resume: the run in {work_dir} started from {start['uri'] if start else 'random weights'}; "
             f"--backbone {options.backbone} would be another run. Leave it out, or use another --work-dir."
         )
-    if start and start.get("pinned_uri"):
-        set_backbone(cfg, start["pinned_uri"])
+    if not start:
+        return {"settled": RANDOM} if options.backbone == RANDOM else None
+    settled = start.get("pinned_uri") or start["uri"]
+    if "://" not in settled and not Path(settled).is_file():
+        for backbone in find_backbones(cfg.model):  # the config's own would be another one
+            backbone.settings["init_cfg"] = None
+        settled = None
+    return {**start, "settled": settled}
 
 
-def _pin_on_rank_0(cfg: Any) -> dict | None:
-    """Rank 0 resolves names to digests; every rank gets the same result or the same error."""
+def _settle_on_rank_0(cfg: Any, uri: str | None, allow: Sequence[str]) -> tuple[dict | None, list[str]]:
+    """Rank 0 resolves names to digests; every rank gets the same result or the same error. Lines are rank 0's."""
     from mmengine.dist import broadcast_object_list, get_dist_info
 
     rank, world_size = get_dist_info()
     if world_size == 1:
-        return pin_checkpoints(cfg)
+        return settle_backbone(cfg, uri, allow)
     box: list[Any] = [None]
     if rank == 0:
         try:
-            box = [("ok", pin_checkpoints(cfg), cfg.to_dict())]
+            settled = settle_backbone(cfg, uri, allow)
+            box = [("ok", settled, cfg.to_dict())]
         except SosrError as error:
             box = [("error", error, None)]
         except Exception as error:  # the other ranks must hear of it too, or they wait forever
@@ -159,8 +179,9 @@ def _pin_on_rank_0(cfg: Any) -> dict | None:
     outcome, value, resolved = box[0]
     if outcome == "error":
         raise value
-    cfg.merge_from_dict({"model": resolved["model"], "load_from": resolved.get("load_from")})
-    return value
+    cfg.model = resolved["model"]  # as a whole: merging would keep what rank 0 removed
+    cfg.load_from = resolved.get("load_from")
+    return value[0], value[1] if rank == 0 else []
 
 
 def _claim_work_dir(cfg: Any, work_dir: Path, options: TrainOptions) -> None:
@@ -222,6 +243,10 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
     ):
         if hook not in present:
             hooks.append({"type": hook})
+    allowed = (backbone or {}).get("allowed") or options.allow
+    for hook in hooks:
+        if hook.get("type") == "BackboneContractHook" and allowed:
+            hook["allow"] = [*dict.fromkeys([*hook.get("allow", ()), *allowed])]
     if options.dynamics and "TrainingDynamicsHook" not in present:
         if cfg.get("stage", "detection") == "detection":
             raise ConfigError(

@@ -90,7 +90,7 @@ def probe_live(
         model: a detector or classifier with a ``data_preprocessor``.
         probe: what is to be compared with; names the image.
         backbone: default ``model.backbone``.
-        preprocessing: used where the model's preprocessor does not normalise (a step of the data pipeline does).
+        preprocessing: instead of the model's own, where that does not normalise (a step of the data pipeline does).
 
     Returns:
         Signatures by stage, as in ``probe.stages``. The model is left as it was.
@@ -100,7 +100,10 @@ def probe_live(
     """
     backbone = model.backbone if backbone is None else backbone
     image = probe_image(*_image_size(probe))
-    prepared = _prepared_live(image, getattr(model, "data_preprocessor", None), preprocessing)
+    if preprocessing is not None:
+        prepared = _prepared(image, preprocessing)
+    else:
+        prepared = _prepared_live(image, getattr(model, "data_preprocessor", None))
     stages = _signatures(backbone, prepared, pooled=POOLED in probe.stages)
     return {stage: tuple(values) for stage, values in stages.items()}
 
@@ -152,16 +155,14 @@ def _prepared(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     return ((pixels - mean) / std).to(torch.float32).unsqueeze(0)
 
 
-def _prepared_live(image: Tensor, preprocessor: Any, fallback: Preprocessing | None) -> Tensor:
+def _prepared_live(image: Tensor, preprocessor: Any) -> Tensor:
     preprocessor = getattr(preprocessor, "data_preprocessor", preprocessor)  # of a semi-supervised model
     mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
-        if fallback is None:
-            raise BackboneMismatchError(
-                "the probe cannot be computed: the model's data_preprocessor does not normalise. Give it the "
-                "backbone's mean, std and bgr_to_rgb."
-            )
-        return _prepared(image, fallback)
+        raise BackboneMismatchError(
+            "the probe cannot be computed: the model's data_preprocessor does not normalise. Give it the "
+            "backbone's mean, std and bgr_to_rgb."
+        )
     order = getattr(preprocessor, "channel_order", None)  # ours; its loaders give RGB, and it keeps the order
     if order is None:
         order = "rgb" if getattr(preprocessor, "_channel_conversion", False) else "bgr"

@@ -106,7 +106,6 @@ def test_the_layout_is_that_of_the_built_network(settings):
         ({"type": "ContextBlock", "ratio": 0.25}, "context_block"),
         ({"type": "NonLocal2d", "postfix": "_a"}, "nonlocal_block_a"),
         ({"type": "mmdet.GeneralizedAttention", "num_heads": 8}, "gen_attention_block"),
-        ({"type": "mmdet.SELayer", "channels": 256}, "se_layer"),
     ],
 )
 def test_plugins_are_known_by_name(plugin, added):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -9,90 +12,164 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import Runner
 
-from sosr_det.errors import BackboneMismatchError
-from sosr_det.registry.manifest import Manifest
-from sosr_det.transfer.contract import check_arch, check_preprocessing, compare_backbone, require_match
+from sosr_det.engine.backbone_places import live_backbones
+from sosr_det.engine.frozen_tensors import FrozenTensors
+from sosr_det.engine.live_contract import Weights, check_backbone, load_weights, pretrained_init, warn
+from sosr_det.errors import BackboneMismatchError, SosrError
+from sosr_det.registry.names import SCHEME
+from sosr_det.registry.opening import open_registry
+from sosr_det.transfer.contract import Allowance
 
 
 @HOOKS.register_module()
 class BackboneContractHook(Hook):
-    """Compares the live backbone with its source, tensor by tensor, before the first step.
+    """Compares the live backbone with its source before the first step, and its frozen tensors after the last.
 
-    Runs in ``before_train``: after mmengine has initialised the weights (``PretrainedInit`` is never strict
-    and only logs what it could not load) and before any update. A resumed run is left alone: its backbone
-    has moved on. Works for any model with a ``backbone`` whose ``init_cfg`` is ``Pretrained``.
+    Works for any model with modules named ``backbone`` (nested ones too) whose ``init_cfg`` is ``Pretrained``.
+    ``before_train`` is after mmengine has initialised the weights (``PretrainedInit`` is never strict and only logs
+    what it could not load) and before any update. It checks, for each backbone:
+
+    - every tensor, bit for bit: matched, missing, unexpected, misshapen, different, NaN, negative variance;
+    - for a registry entry also architecture, stride style, preprocessing, and the probe's features.
+
+    ``after_train`` checks that the tensors that were frozen in every step are still those of the source. A resumed run
+    is compared only then: its backbone has moved on.
+
+    Args:
+        allow: exceptions by name, see :class:`sosr_det.transfer.contract.Allowance`.
+        automatic: set where no config named the hook, but importing ``sosr_det.register`` added it. Then a ``sosr://``
+            backbone is held to the contract all the same; for other sources differences are warnings, because a
+            config of other people may want them.
 
     Raises (in ``before_train``):
-        BackboneMismatchError: anything but a full match with only the classifier head left over, or a backbone
-            with frozen stages and no pretrained weights.
+        BackboneMismatchError: anything but a full match with only the classifier head left over, features that differ
+            from the probe's, or a backbone with frozen stages and no pretrained weights.
         ConfigError: the registry entry was trained with another depth, stride style or preprocessing.
+
+    Raises (in ``after_train``):
+        BackboneMismatchError: frozen tensors changed.
     """
 
     priority = "VERY_LOW"
 
+    def __init__(self, allow: Sequence[str] = (), automatic: bool = False) -> None:
+        self.allowance = Allowance(allow)
+        self.automatic = automatic
+        self._frozen: list[FrozenTensors] = []
+        self._pins: dict[str, Any] = {}
+
     def before_train(self, runner) -> None:
-        if runner.iter > 0:
-            return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        backbone = getattr(model, "backbone", None)
-        if backbone is None:
+        self._frozen = []
+        for name, backbone in live_backbones(model).items():
+            self._check(runner, model, name, backbone)
+        if self.allowance.unused and not runner.iter and not self.automatic:
+            warn(f"backbone: not needed: --allow {' '.join(self.allowance.unused)}")
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        for frozen in self._frozen:
+            frozen.observe()
+        for pin in self._pins.values():
+            pin.refresh()
+
+    def after_train(self, runner) -> None:
+        for frozen in self._frozen:
+            count = frozen.require_unchanged()
+            if count and is_main_process():
+                print_log(
+                    f"contract kept: {count} frozen tensors are still those of {frozen.uri}, bit for bit",
+                    logger="current",
+                )
+
+    def after_run(self, runner) -> None:
+        for pin in self._pins.values():
+            pin.release()
+        self._pins = {}
+
+    def _check(self, runner: Any, model: Any, name: str, backbone: Any) -> None:
+        uri, load = _source_of(runner, model, name, backbone)
+        if load is None:
+            if not runner.iter:
+                self._random(backbone)
             return
-        name, source = _source(runner, model)
-        if source is None:
-            _refuse_frozen_random(backbone)
-            print_log("backbone: random initialisation, no checkpoint to compare with", logger="current")
+        strict = not self.automatic or uri.startswith(SCHEME)
+        try:
+            weights = load()
+            self._hold(weights, runner)
+            if not runner.iter:
+                self._compare(runner, model, name, backbone, weights)
+        except Exception as error:
+            if (strict and not runner.iter) or isinstance(error, AssertionError):
+                raise
+            warn(f"backbone: {uri} is not compared: {error}" if runner.iter else f"backbone: {error}")
             return
-        report = compare_backbone(backbone.state_dict(), source, name)
-        runner.message_hub.update_info("backbone_transfer", report.summary())
-        require_match(report)
+        if "teacher" not in name.split("."):  # which follows the student, frozen or not
+            self._frozen.append(FrozenTensors(backbone, weights.tensors, weights.uri))
+            changed = self._frozen[-1].keep_equal() if runner.iter else []
+            if changed:
+                warn(
+                    f"backbone: {len(changed)} frozen tensors are not those of {uri} as this run is resumed "
+                    f"({', '.join(changed[:3])}, …): they came from elsewhere (load_from?) and are not watched."
+                )
+
+    def _hold(self, weights: Weights, runner: Any) -> None:
+        """Tell the registry that this run uses the entry, so that ``registry gc`` leaves it alone; once per machine."""
+        if weights.digest and weights.digest not in self._pins and os.environ.get("LOCAL_RANK", "0") == "0":
+            self._pins[weights.digest] = open_registry().hold(
+                weights.digest, note=f"training in {runner.work_dir}"
+            )
+
+    def _compare(self, runner: Any, model: Any, name: str, backbone: Any, weights: Weights) -> None:
+        checked = check_backbone(model, name, backbone, weights, self.allowance, runner.cfg)
+        if "backbone_transfer" not in runner.message_hub.runtime_info:
+            runner.message_hub.update_info("backbone_transfer", checked.record(self.allowance))
         if is_main_process():
-            print_log(f"contract kept: {report.describe()}", logger="current")
+            where = "" if name == "backbone" else f" ({name})"
+            print_log(f"contract kept{where}: {checked.report.describe()}", logger="current")
+            for line in checked.lines:
+                print_log(line, logger="current")
+
+    def _random(self, backbone: Any) -> None:
+        try:
+            _refuse_frozen_random(backbone)
+        except SosrError as error:
+            if not self.automatic:
+                raise
+            warn(f"backbone: {error}")
+        if not self.automatic:
+            print_log("backbone: random initialisation, no checkpoint to compare with", logger="current")
 
 
-def _source(runner: Any, model: Any) -> tuple[str, dict | None]:
-    """Name and tensors of what the backbone should hold: `load_from`, which comes last, else its own `init_cfg`."""
+def attach_to_every_runner() -> None:
+    """Let every mmengine ``Runner`` carry the hook, whether its config names it or not. Again changes nothing.
+
+    A Runner that has the hook already, from its config, gets no second one.
+    """
+    original = Runner.register_hooks
+    if getattr(original, "adds_backbone_contract", False):
+        return
+
+    @functools.wraps(original)
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if not any(isinstance(hook, BackboneContractHook) for hook in self.hooks):
+            self.register_hook(BackboneContractHook(automatic=True))
+
+    register_hooks.adds_backbone_contract = True
+    Runner.register_hooks = register_hooks
+
+
+def _source_of(runner: Any, model: Any, name: str, backbone: Any) -> tuple[str, Any]:
+    """What a backbone should hold, and how to load it: `load_from`, which comes last, else its own `init_cfg`."""
     load_from = getattr(runner, "_load_from", None)
-    if load_from is not None:
-        state = _state_dict(CheckpointLoader.load_checkpoint(load_from, map_location="cpu", logger="silent"))
-        return load_from, {
-            k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")
-        }
-    init_cfg = pretrained_checkpoint(model)
+    if load_from is not None and not runner.iter:
+        return str(load_from), lambda: load_weights(load_from, only=name)
+    init_cfg = pretrained_init(model, backbone)
     if init_cfg is None:
         return "", None
-    loaded = CheckpointLoader.load_checkpoint(init_cfg["checkpoint"], map_location="cpu", logger="silent")
-    manifest = (loaded.get("meta") or {}).get("manifest") if isinstance(loaded, dict) else None
-    if manifest is not None:
-        model_cfg = runner.cfg.get("model") or {}
-        entry = Manifest.from_dict(manifest)
-        check_arch(model_cfg.get("backbone") or {}, entry.arch, init_cfg["checkpoint"])
-        check_preprocessing(
-            model_cfg.get("data_preprocessor") or {}, entry.preprocessing, init_cfg["checkpoint"]
-        )
-    state = _state_dict(loaded)
-    prefix = init_cfg.get("prefix")
-    if prefix:
-        prefix = prefix.rstrip(".") + "."
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return init_cfg["checkpoint"], state
-
-
-def _state_dict(loaded: Any) -> dict:
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    # mmengine strips this prefix itself when it loads a whole file.
-    return {k.removeprefix("module."): v for k, v in state.items()}
-
-
-def pretrained_checkpoint(model: Any) -> dict | None:
-    """The ``Pretrained`` init config of ``model.backbone``, or None."""
-    for init_cfg in (getattr(model, "backbone_init_cfg", None), getattr(model.backbone, "init_cfg", None)):
-        candidates = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-        for candidate in candidates:
-            if isinstance(candidate, dict) and candidate.get("type") in ("Pretrained", "PretrainedInit"):
-                return candidate
-    return None
+    return str(init_cfg["checkpoint"]), lambda: load_weights(init_cfg["checkpoint"], init_cfg.get("prefix"))
 
 
 def _refuse_frozen_random(backbone: Any) -> None:
