@@ -12,7 +12,20 @@ from collections.abc import Sequence
 import typer
 
 import sosr_det
-from sosr_det.cli import bench, data, doctor, evaluate, export, figures, registry, report, sweep, train, zoo
+from sosr_det.cli import (
+    bench,
+    data,
+    doctor,
+    evaluate,
+    export,
+    figures,
+    registry,
+    report,
+    swap,
+    sweep,
+    train,
+    zoo,
+)
 from sosr_det.errors import SosrError
 
 app = typer.Typer(
@@ -25,6 +38,7 @@ app = typer.Typer(
 )
 app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
+app.command("swap")(swap.swap)
 app.command("test")(evaluate.evaluate)
 app.command("sweep")(sweep.sweep)
 app.command("configs")(train.configs)
