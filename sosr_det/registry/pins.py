@@ -171,7 +171,11 @@ def _write(layout: RegistryLayout, path: Path, content: bytes) -> None:
     for attempt in range(_RETRIES):
         try:
             with Staging(layout.root, layout.tmp_dir) as staging:
-                staging.place(staging.write([content], path), path)
+                try:
+                    staging.place(staging.write([content], path), path)
+                except BaseException:
+                    staging.rollback()
+                    raise
             return
         except RegistryError as error:  # another process may just have removed the empty folder
             if attempt == _RETRIES - 1 or not isinstance(
