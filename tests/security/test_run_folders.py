@@ -154,7 +154,8 @@ def test_a_custom_import_in_a_record_is_not_imported(tmp_path, monkeypatch, cana
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in config_names() if name.startswith(("pretrain/", "finetune/", "demo/resnet"))][:12]
+    "name",
+    [name for name in config_names() if name.startswith(("pretrain/", "finetune/", "demo/resnet"))][:12],
 )
 def test_recorded_configs_are_read_whole(name):
     cfg = load_config(name)
@@ -185,3 +186,16 @@ def test_damaged_records_are_explained(tmp_path, content):
         (tmp_path / name).write_text(content)
         with pytest.raises(SosrError, match=name):
             read(tmp_path)
+
+
+def test_a_sweeps_journal_holds_no_pickle(tmp_path):
+    """optuna unpickles the snapshots of backends that keep them; the file backend keeps none."""
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal._base import BaseJournalSnapshot
+
+    from sosr_det.engine.sweep.study import FILE_NAME, open_study
+
+    open_study(tmp_path, "a", "maximize")
+    assert not issubclass(JournalFileBackend, BaseJournalSnapshot)
+    for line in (tmp_path / FILE_NAME).read_text().splitlines():
+        json.loads(line)
