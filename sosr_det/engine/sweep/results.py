@@ -113,7 +113,7 @@ def read_sweep(folder: Path) -> dict | None:
     try:
         sweep = json.loads(path.read_text())
         version, _ = sweep["schema_version"], sweep["spec"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a sweep's file ({error}); use another --work-dir.") from error
     if version != SCHEMA_VERSION:
         raise ConfigError(
