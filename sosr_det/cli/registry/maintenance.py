@@ -234,14 +234,11 @@ def _print_collection(found: Collection, grace: str) -> None:
         note = f": {pin.record.note}" if pin.record and pin.record.note else ""
         typer.echo(clean(f"in use        {SosrUri(digest=pin.digest)} by {who}{note}"))
     verb = "would be freed" if found.dry_run else "freed"
+    young = sum(item.kind == "manifest" for item in found.waiting)
+    because = f" ({young} of them only because a tag led there within {grace})" if young else ""
     typer.echo(
-        f"{len(found.garbage)} files, {size(found.size_bytes)} {verb}; {found.num_kept} entries stay"
-        + (
-            f", {len(found.waiting)} files only because they were in use within {grace}"
-            if found.waiting
-            else ""
-        )
-        + "."
+        f"{_count(len(found.garbage), 'file', 'files')}, {size(found.size_bytes)} {verb}; "
+        f"{_count(found.num_kept, 'entry stays', 'entries stay')}{because}."
     )
     if found.dry_run and found.garbage:
         typer.echo("This was a dry run; `--delete` removes them.")
@@ -253,6 +250,10 @@ def _line(title: str, item: Garbage) -> str:
     return clean(
         f"{title:<16}  {item.kind:<9}  {size(item.size_bytes):>10}  {_age(item.age):>7}  {name}{note}"
     )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _age(seconds: float) -> str:
