@@ -70,6 +70,9 @@ def swap(
 
     console = Console(highlight=False, soft_wrap=True)
     _show(swapped, console)
+    if out is None and not swapped.difference:
+        console.print("nothing changes", markup=False)
+        return
     if out is None:
         console.print("nothing was written; give -o FILE to write this config", markup=False)
         return
