@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from sosr_det.errors import CorruptEntryError, RegistryError
 from sosr_det.registry import blob
-from sosr_det.registry.blob import blob_chunks, check_blob, digest_blob
+from sosr_det.registry.blob import blob_chunks, check_blob, digest_blob, verified_chunks
 from sosr_det.registry.digest import DTYPES, digest_of_specs, tensor_bytes, tensor_specs, tensors_digest
 
 
@@ -187,3 +187,38 @@ def test_a_tensor_changed_while_it_is_written_is_described_as_written():
     written += list(chunks)
     assert specs == tensor_specs({"a": torch.zeros(4)})
     assert bytes(written[1]) == bytes(16)
+
+
+def test_a_copy_is_the_same_bytes_and_any_damage_stops_it(tmp_path, state):
+    path = tmp_path / "a.safetensors"
+    specs = write(path, state)
+    content = path.read_bytes()
+    assert b"".join(verified_chunks(path, specs)) == content
+    for bit in range(0, len(content) * 8, 97):
+        broken = bytearray(content)
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(broken)
+        (found,) = check_blob(path, specs)
+        with pytest.raises(CorruptEntryError) as caught:
+            list(verified_chunks(path, specs))
+        assert caught.value.damage == found
+    for share in (0, 0.01, 0.5, 0.99, 1.01):
+        path.write_bytes((content * 2)[: int(len(content) * share)])
+        with pytest.raises(CorruptEntryError, match="size"):
+            list(verified_chunks(path, specs))
+    path.unlink()
+    with pytest.raises(CorruptEntryError, match="no such file"):
+        list(verified_chunks(path, specs))
+
+
+def test_a_copy_of_a_file_that_shrinks_meanwhile_stops(tmp_path, state, monkeypatch):
+    class Shrinking(FileIO):
+        def read(self, size=-1):
+            return b"" if self.tell() > 600 else super().read(min(size, 100))
+
+    path = tmp_path / "a.safetensors"
+    specs = write(path, state)
+    assert path.stat().st_size > 700
+    monkeypatch.setattr(blob, "open_regular", lambda path: Shrinking(path))
+    with pytest.raises(CorruptEntryError, match=r"ended \d+ bytes early"):
+        list(verified_chunks(path, specs))

@@ -79,3 +79,78 @@ def test_rollback_restores_what_was_there(tmp_path):
     assert (tmp_path / "old").read_bytes() == b"old"
     assert not (tmp_path / "new").exists()
     assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_every_part_of_a_path_is_looked_at(tmp_path):
+    """A link at any depth is refused, also one that leads back into the registry, and '..' is not a way round."""
+    root = tmp_path / "root"
+    (root / "a" / "b" / "c").mkdir(parents=True)
+    (root / "a" / "b" / "c" / "file").touch()
+    refuse_links(root, root / "a" / "b" / "c" / "file")
+    refuse_links(root, root)
+    for part in ("a", "a/b", "a/b/c", "a/b/c/file"):
+        place = root / part
+        place.rename(tmp_path / "moved")
+        place.symlink_to(tmp_path / "moved")
+        with pytest.raises(RegistryError, match="symbolic link"):
+            refuse_links(root, root / "a" / "b" / "c" / "file")
+        place.unlink()
+        (tmp_path / "moved").rename(place)
+    (root / "loop").symlink_to(root / "a")
+    for path in (root / "loop" / "b", root / "a" / ".." / ".." / "x", tmp_path / "elsewhere"):
+        with pytest.raises(RegistryError):
+            refuse_links(root, path)
+
+
+def test_a_guard_is_asked_before_every_change_in_place(tmp_path):
+    calls = []
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        staging.guard = lambda: calls.append((tmp_path / "a").exists())
+        staging.place(staging.write([b"x"], tmp_path / "a"), tmp_path / "a")
+        staging.remove(tmp_path / "a")
+    assert calls == [False, True]
+
+    def stop():
+        raise RegistryError("lost")
+
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        staged = staging.write([b"x"], tmp_path / "b")
+        (tmp_path / "c").write_bytes(b"c")
+        staging.guard = stop
+        for action in (lambda: staging.place(staged, tmp_path / "b"), lambda: staging.remove(tmp_path / "c")):
+            with pytest.raises(RegistryError, match="lost"):
+                action()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "tmp"]
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("unguarded", [False, True])
+def test_nothing_is_taken_back_without_the_lock_unless_that_cannot_hurt(tmp_path, unguarded, caplog):
+    def stop():
+        raise RegistryError("lost")
+
+    (tmp_path / "old").write_bytes(b"old")
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        staging.place(staging.write([b"x"], tmp_path / "new"), tmp_path / "new")
+        staging.remove(tmp_path / "old")
+        staging.guard = stop
+        staging.rollback(unguarded=unguarded)
+    assert (tmp_path / "old").exists() is unguarded
+    assert (tmp_path / "new").exists() is not unguarded
+    assert ("not taking back" in caplog.text) is not unguarded
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_removing_what_is_not_there(tmp_path):
+    with Staging(tmp_path, tmp_path / "tmp") as staging, pytest.raises(FileNotFoundError):
+        staging.remove(tmp_path / "absent")
+
+
+def test_temporary_names_say_who_writes(tmp_path):
+    from sosr_det.registry.files import TEMPORARY
+    from sosr_det.registry.owner import Owner
+
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        name = staging.write([b"x"], tmp_path / "a").name
+    owner = Owner.from_label(name.removesuffix(TEMPORARY).rpartition("-")[0])
+    assert (owner.host, owner.pid) == (Owner.current().host, os.getpid())
