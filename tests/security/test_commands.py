@@ -181,12 +181,19 @@ def test_import_of_hostile_weights_from_a_cache(command, hostile, canary, tmp_pa
     assert_refused(result, path, canary, tmp_path)
 
 
-def test_swap_to_a_hostile_file(hostile, canary, tmp_path, few_form):
+def test_swap_to_a_hostile_file(command, hostile, canary, tmp_path, few_form):
+    path = hostile(few_form, tmp_path / "files")
+    config = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+    result = command("swap", config, "--backbone", path, "-o", "swapped.py")
+    assert_refused(result, path, canary, tmp_path)
+
+
+def test_swap_in_a_loaded_config_changes_nothing_for_a_hostile_file(hostile, canary, tmp_path):
     from sosr_det.engine.configs import load_config
     from sosr_det.engine.swap import swap_backbone
     from sosr_det.errors import BackboneMismatchError
 
-    path = hostile(few_form, tmp_path / "files")
+    path = hostile("in meta", tmp_path / "files")
     cfg = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     before = cfg.pretty_text
     with pytest.raises(BackboneMismatchError, match=path.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import unicodedata
@@ -12,6 +13,7 @@ from typer.main import get_command
 
 import sosr_det.register  # noqa: F401
 from sosr_det.cli.main import app, main
+from sosr_det.engine.recorded_config import recorded_config
 from sosr_det.registry.store import Registry
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07\x9b31m\b\r\N{RIGHT-TO-LEFT OVERRIDE}[red]\N{ZERO WIDTH SPACE}"
@@ -155,10 +157,9 @@ def test_a_recipe_is_never_a_config(good, canary, manifest_fields, tmp_path):
     assert not canary.touched
 
 
-@pytest.mark.parametrize("where", ["train", "swap", "show", "diff"])
-def test_a_hostile_recipe_under_a_run_is_only_ever_printed(where, canary, manifest_fields, folder, tmp_path):
+@pytest.mark.parametrize("where", ["train", "show", "diff"])
+def test_a_hostile_recipe_under_a_run_is_only_ever_printed(where, canary, manifest_fields, folder):
     """A backbone that fits, with code for a recipe."""
-    from sosr_det.engine.publishing import export_run  # noqa: F401  (the importer of configs, loaded for the watch)
     from sosr_det.models import build_backbone
 
     network = build_backbone("resnet20")
@@ -168,18 +169,55 @@ def test_a_hostile_recipe_under_a_run_is_only_ever_printed(where, canary, manife
     fields["arch"] = fields["arch"] | {"name": "resnet20", "library": "pytorchcv", "stem": "3x3/1"}
     Registry().publish(module.state_dict(), fields, "evil")
     Registry().publish({"a": torch.ones(1)}, manifest_fields, "good")
-    config = folder / "tiny.py"
     commands = {
-        "train": ["train", config, "--backbone", "sosr://evil", "--work-dir", "run", "--total-epochs", "1"],
-        "swap": ["swap", config, "--backbone", "sosr://evil", "-o", "swapped.py"],
+        "train": [
+            "train",
+            folder / "tiny.py",
+            "--backbone",
+            "sosr://evil",
+            "--work-dir",
+            "run",
+            "--total-epochs",
+            "1",
+        ],
         "show": ["registry", "show", "evil", "--config"],
         "diff": ["registry", "diff", "evil", "good"],
     }
     code, said = output_of(*commands[where])
-    if where == "swap":  # MMDetection's configs alone can be swapped; this one is refused
-        assert code in (1, 2), said
-    else:
-        assert code == 0, said
+    assert code == 0, said
     if where in ("show", "diff"):
         assert "os.mkdir" in said
+    assert not canary.touched
+
+
+def test_a_swapped_config_holds_nothing_that_a_manifest_says_but_checked_values(
+    manifest_fields, canary, tmp_path
+):
+    """`sosr-det swap` writes Python: no text of a manifest may get into it, as code or otherwise."""
+    from torchvision.models import resnet18
+
+    code = f"'\"]\n)\nimport os\nos.mkdir({str(canary.mark)!r})\n#"
+    fields = manifest_fields | {
+        "classes": [code],
+        "recipe": {"config_name": code, "config_text": code},
+        "parents": [{"uri": code, "digest": None, "relation": code}],
+        "library_versions": {code: code},
+        "git_commit": code,
+        "data": {"name": code, "fingerprint": code},
+        "license": code,
+        "notes": code,
+    }
+    fields["arch"] = fields["arch"] | {"stem": code, "style": "pytorch"}
+    fields["preprocessing"] = fields["preprocessing"] | {"interpolation": code}
+    state = {name: tensor for name, tensor in resnet18().state_dict().items() if not name.startswith("fc.")}
+    entry = Registry().publish(state, fields, "evil")
+    config = "mmdet::retinanet/retinanet_r18_fpn_1xb8-1x_coco.py"
+    status, said = output_of("swap", config, "--backbone", "sosr://evil", "-o", "swapped.py")
+    assert status == 0, said
+    assert_tame(said)
+    text = (tmp_path / "here" / "swapped.py").read_text()
+    assert entry.pinned_uri in text
+    assert "mkdir" not in text
+    assert {type(node) for node in ast.parse(text).body} == {ast.Assign}
+    recorded_config(text, "swapped.py")  # literals and registered types alone
     assert not canary.touched
