@@ -6,12 +6,15 @@ whatever function such a file names.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.fileio.handlers.pickle_handler import PickleHandler
 from mmengine.fileio.handlers.registry_utils import _register_handler
 from mmengine.fileio.handlers.yaml_handler import YamlHandler
 
+from sosr_det.engine.configs import walk_dicts
 from sosr_det.errors import DataError
 from sosr_det.plain_pickle import load_plain
 
@@ -49,6 +52,34 @@ class PlainYamlHandler(YamlHandler):
             return yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except yaml.YAMLError as error:
             raise DataError(f"the YAML file cannot be used: {error}") from error
+
+
+def refuse_pickled_arrays(cfg: Any) -> None:
+    """Refuse a config whose data sets would unpickle an array file.
+
+    MMDetection's ``OpenImagesChallengeDataset`` reads its ``hierarchy_file`` with ``allow_pickle=True``, and nothing
+    between it and numpy can be exchanged: the file is looked at before the data set is built.
+
+    Raises:
+        DataError: such a file holds anything but numbers.
+    """
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for node in walk_dicts(cfg.get(section)):
+            name = node.get("hierarchy_file")
+            if isinstance(name, str) and not name.endswith(".json"):
+                _require_numbers(Path(node.get("data_root") or "") / name)
+
+
+def _require_numbers(path: Path) -> None:
+    if not path.is_file():
+        return  # the data set says so itself
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be used: {error}. Expected an array of numbers as numpy.save writes it; it was not opened "
+            "further, since what else it holds could run code."
+        ) from error
 
 
 def register_safe_files() -> None:

@@ -161,6 +161,9 @@ def build_runner(cfg: Any, *, for_training: bool) -> Any:
     """
     from mmengine.runner import Runner
 
+    from sosr_det.engine.safe_files import refuse_pickled_arrays
+
+    refuse_pickled_arrays(cfg)
     try:
         runner = Runner.from_cfg(cfg)
         if for_training:

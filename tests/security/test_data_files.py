@@ -20,6 +20,7 @@ import sosr_det.register  # noqa: F401
 from sosr_det.data.prepare.layout_cifar import read_cifar
 from sosr_det.data.prepare.unpack import unpack
 from sosr_det.data.voc_xml import parse_voc_xml
+from sosr_det.engine.safe_files import refuse_pickled_arrays
 from sosr_det.errors import DataError
 from sosr_det.plain_pickle import load_plain
 
@@ -87,6 +88,30 @@ def test_hostile_yaml_does_not_run(canary, tmp_path):
             mmengine.load(str(tmp_path / name))
     assert not canary.touched
     YamlHandler().load_from_fileobj(io.StringIO(text))  # the negative control: MMEngine's own reader
+    assert canary.touched
+
+
+def test_a_pickled_label_tree_is_refused_before_the_data_set_reads_it(canary, tmp_path):
+    """MMDetection's reader of it cannot be exchanged."""
+    from mmengine.config import Config
+
+    from sosr_det.engine.setup import build_runner
+
+    dataset = {"type": "OpenImagesChallengeDataset", "data_root": str(tmp_path), "hierarchy_file": "tree.np"}
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        cfg = Config({section: {"dataset": {"type": "RepeatDataset", "dataset": dataset}}})
+        with (tmp_path / "tree.np").open("wb") as file:
+            np.save(file, np.array([canary.bomb()], dtype=object))
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"tree\.np cannot be used"):
+                build_runner(cfg, for_training=True)
+            (tmp_path / "tree.np").write_bytes(pickle.dumps(canary.bomb()))
+        with (tmp_path / "tree.np").open("wb") as file:
+            np.save(file, np.eye(3))
+        refuse_pickled_arrays(cfg)
+    assert not canary.touched
+    (tmp_path / "tree.np").write_bytes(pickle.dumps(canary.bomb()))
+    np.load(tmp_path / "tree.np", allow_pickle=True)  # the negative control: how MMDetection reads it
     assert canary.touched
 
 
