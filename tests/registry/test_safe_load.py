@@ -1,8 +1,10 @@
 """Checkpoint files from anywhere: nothing is executed, and what cannot be read is explained."""
 
+import argparse
 import collections
 import io
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from sosr_det.errors import CheckpointError
-from sosr_det.registry.safe_load import extract_state_dict, load_state_file
+from sosr_det.registry.safe_load import extract_state_dict, load_state_file, safetensors_metadata
 
 
 class Touch:
@@ -311,3 +313,188 @@ def test_reading_a_pickle_does_not_depend_on_its_name(tmp_path, tensors):
     (tmp_path / "a.safetensors").write_bytes(buffer.getvalue())
     with pytest.raises(CheckpointError, match="no sound safetensors file"):
         load_state_file(tmp_path / "a.safetensors")
+
+
+class Names:
+    """Stands for ``__import__("os")`` and then an attribute of it, as an attacker would chain them."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (eval, (f"__import__('os').system('touch {self.path}')",))
+
+
+class Importer:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (__import__, ("os",))
+
+
+class InState:
+    """A Namespace whose state is made by a call, not given as a dict."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (argparse.Namespace, (), {"lr": 0.1, "hook": Names(self.path)})
+
+
+class ForgedNamespace:
+    """A Namespace with a state that would replace its attribute look-up by something else."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (argparse.Namespace, (), [("__class__", self.path)])
+
+
+class PathOfCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (pathlib.PurePosixPath, (Names(self.path),))
+
+
+def test_command_lines_paths_and_configs_come_back_as_plain_data(tmp_path):
+    from mmengine.config import Config
+
+    arguments = argparse.Namespace(
+        lr=0.1, output=pathlib.Path("out") / "x", windows=pathlib.PureWindowsPath("C:/x"), device=torch.device("cpu"),
+        betas=(0.9, np.float64(0.999)), inner=argparse.Namespace(_get_kwargs=3),
+    )  # fmt: skip
+    arguments.inner.__dict__["__class__"] = "text"
+    arguments.itself = arguments
+    config = Config({"model": {"type": "ResNet", "stages": [{"depth": 3}]}})
+    torch.save({"args": arguments, "cfg": config, "part": config.model}, tmp_path / "a.pth")
+    loaded = load_state_file(tmp_path / "a.pth")
+    args = loaded["args"]
+    assert isinstance(args, dict)
+    assert args["lr"] == 0.1
+    assert args["output"] == pathlib.PurePosixPath("out/x")
+    assert args["windows"] == pathlib.PureWindowsPath("C:/x")
+    assert args["betas"] == (0.9, 0.999)
+    assert args["inner"] == {"_get_kwargs": 3, "__class__": "text"}
+    assert args["itself"] is args
+    assert loaded["cfg"] == {"model": {"type": "ResNet", "stages": [{"depth": 3}]}}
+    assert loaded["part"] == {"type": "ResNet", "stages": [{"depth": 3}]}
+    kinds = {type(each).__module__ for each in (args, loaded["cfg"], loaded["part"], loaded["cfg"]["model"])}
+    assert not any(kind.startswith(("argparse", "mmengine")) for kind in kinds)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_legacy])
+@pytest.mark.parametrize("hostile", [Shell, Names, Importer, InState, ForgedNamespace, PathOfCode])
+def test_nothing_runs_from_inside_a_command_line(tmp_path, tensors, save, hostile):
+    target = tmp_path / "touched"
+    nested = {"args": argparse.Namespace(lr=0.1, inner=[argparse.Namespace(hook=hostile(target))])}
+    for content in (nested, {"state_dict": tensors, "args": hostile(target)}, hostile(target)):
+        save(content, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=r"could run code, so it was not loaded \((?!Weights)"):
+            load_state_file(tmp_path / "a.pth")
+        assert not target.exists()
+
+
+def test_a_module_that_torch_blocks_is_named_too(tmp_path):
+    torch.save({"x": Shell(tmp_path / "touched")}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"unsupported GLOBAL {os.name}\.system"):
+        load_state_file(tmp_path / "a.pth")
+
+
+def test_configs_of_other_libraries_are_refused_with_what_to_do(tmp_path):
+    """A class that only the file's writer has; written as its pickle would be."""
+    for module, said in (("omegaconf.dictconfig", "OmegaConf.to_container"), ("addict.addict", r"cfg\.to_dict")):
+        pickled = b"\x80\x02}X\x03\x00\x00\x00cfgc" + module.encode() + b"\nDict\n)Rs."
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+            archive.writestr("a/data.pkl", pickled)
+            archive.writestr("a/version", "3\n")
+            archive.writestr("a/byteorder", "little")
+        with pytest.raises(CheckpointError, match=said):
+            load_state_file(tmp_path / "a.pth")
+
+
+def bomb(path):
+    """A zip archive of 300 KB whose one storage unpacks to 300 MiB."""
+    torch.save({"a": torch.zeros(10)}, path)
+    with zipfile.ZipFile(path) as small:
+        members = {name: small.read(name) for name in small.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, b"\0" * (300 << 20) if name.endswith("data/0") else content)
+
+
+def boastful_storage(path):
+    """A legacy file that says that a storage has 2^30 elements, where 10 follow."""
+    save_legacy({"a": torch.zeros(10)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"K\n", b"J" + (1 << 30).to_bytes(4, "little")))
+    assert path.read_bytes() != content
+
+
+def header_of(length):
+    def write(path):
+        with path.open("wb") as file:
+            file.write(length.to_bytes(8, "little") + b"{")
+            file.truncate(8 + min(length, 80 << 20))
+
+    return write
+
+
+def test_files_made_to_exhaust_memory_are_refused_without_it(tmp_path):
+    files = {
+        "bomb.pth": (bomb, "would unpack to 3145"),
+        "storage.pth": (boastful_storage, "cannot be read"),
+        "16MiB.safetensors": (header_of((16 << 20) + 1), "header has 16777217 bytes"),
+        "80MiB.safetensors": (header_of(80 << 20), "header has 83886080 bytes"),
+        "2^62.safetensors": (header_of(1 << 62), "no sound safetensors"),
+        "2^64.safetensors": (header_of((1 << 64) - 1), "no sound safetensors"),
+    }
+    for name, (write, _) in files.items():
+        write(tmp_path / name)
+    assert (tmp_path / "bomb.pth").stat().st_size < 1 << 20
+    code = (
+        "import resource, sys, torch; from sosr_det.registry import load_state_file\n"
+        "import safetensors.torch\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for file in sys.argv[1:]:\n"
+        "    try: load_state_file(file); print('loaded')\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *(str(tmp_path / name) for name in files)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *said, megabytes = result.stdout.splitlines()
+    for line, (_, words) in zip(said, files.values(), strict=True):
+        assert line.startswith("CheckpointError")
+        assert words in line
+    assert int(megabytes) < 100
+
+
+def test_archives_that_were_packed_again_a_little_are_read(tmp_path, tensors):
+    """Negative control: compression alone is no reason to refuse."""
+    torch.save(tensors, tmp_path / "small.pth")
+    with zipfile.ZipFile(tmp_path / "small.pth") as small, zipfile.ZipFile(
+        tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED
+    ) as packed:
+        for name in small.namelist():
+            packed.writestr(name, small.read(name))
+    loaded = load_state_file(tmp_path / "packed.pth")
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_the_texts_of_a_safetensors_file(tmp_path, tensors):
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"format": "pt", "x": "y"})
+    assert safetensors_metadata(tmp_path / "a.safetensors") == {"format": "pt", "x": "y"}
+    save_file(tensors, tmp_path / "b.safetensors")
+    assert safetensors_metadata(tmp_path / "b.safetensors") == {}
+    torch.save(tensors, tmp_path / "a.pth")
+    assert safetensors_metadata(tmp_path / "a.pth") == {}
+    (tmp_path / "c.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="no sound safetensors file"):
+        safetensors_metadata(tmp_path / "c.safetensors")

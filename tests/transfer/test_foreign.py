@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
+from sosr_det.compat import install_mmcv_ops
 from sosr_det.errors import CheckpointError
 from sosr_det.registry.store import Registry
 from sosr_det.transfer.foreign import ImportReport, import_checkpoint
@@ -27,7 +28,8 @@ def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
         if name.endswith("num_batches_tracked"):
             buffer.fill_(int(torch.randint(1, 1000, (), generator=generator)))
         elif name.endswith(("running_mean", "running_var")):
-            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+            low = 0.5 if name.endswith("running_var") else -0.5  # a mean above all values leaves only zeros
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + low)
     return network.eval()
 
 
@@ -124,7 +126,9 @@ def test_counters_that_an_old_file_lacks_are_zero_as_torch_loads_them(tmp_path, 
     assert_is_backbone_of(stored, consumer)
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda n: nn.DataParallel(torch.compile(n))])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, torch.compile, lambda n: nn.DataParallel(torch.compile(n))]
+)
 def test_wrappers_are_stripped(tmp_path, run, resnet18, wrap):
     torch.save({"model": wrap(resnet18).state_dict(), "epoch": 3}, tmp_path / "a.pth")
     report, _, stored = run(tmp_path / "a.pth", preprocessing="torchvision")
@@ -140,7 +144,12 @@ def timm_checkpoint(folder, model, ema, mean=None):
         lr=0.1, opt_betas=None, output=Path("output") / "train", amp_scaler=True,
     )  # fmt: skip
     saver = timm.utils.CheckpointSaver(
-        model, torch.optim.SGD(model.parameters(), 0.1), args, ema, checkpoint_dir=str(folder), recovery_dir=str(folder)
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        args,
+        ema,
+        checkpoint_dir=str(folder),
+        recovery_dir=str(folder),
     )
     saver.save_checkpoint(0, metric=1.0)
     return folder / "last.pth.tar"
@@ -152,7 +161,9 @@ def test_timm_checkpoints_with_an_average_are_ambiguous_until_the_key_is_said(tm
     with torch.no_grad():
         ema.module.conv1.weight.mul_(2)
     path = timm_checkpoint(tmp_path, model, ema, mean=[0.5, 0.4, 0.3])
-    with pytest.raises(CheckpointError, match=r"2 backbones.*\n.*--key state_dict .*\n.*--key state_dict_ema"):
+    with pytest.raises(
+        CheckpointError, match=r"2 backbones.*\n.*--key state_dict .*\n.*--key state_dict_ema"
+    ):
         run(path)
     assert not (tmp_path / "registry").exists()
     report, manifest, stored = run(path, key="state_dict_ema")
@@ -201,7 +212,9 @@ def test_any_timm_network_by_name(tmp_path, run):
     assert_is_backbone_of(stored, model)
     assert manifest.preprocessing.input_size == (160, 160)
     assert manifest.arch.style is None
-    assert report.left_out == {"module.head": {"count": 2, "examples": ["module.head.weight", "module.head.bias"]}}
+    assert report.left_out == {
+        "module.head": {"count": 2, "examples": ["module.head.weight", "module.head.bias"]}
+    }
 
 
 MMPRETRAIN = """
@@ -244,7 +257,9 @@ def test_before_mmengine_configs_held_the_normalisation_elsewhere(tmp_path, run,
         "import os\nos.mkdir('touched')\nwork_dir = os.path.join('a', 'b')\n"
     )
     state = {f"backbone.{k}": v for k, v in resnet50.state_dict().items() if not k.startswith("fc.")}
-    torch.save({"meta": {"config": config, "mmcv_version": "1.3.3"}, "state_dict": state}, tmp_path / "old.pth")
+    torch.save(
+        {"meta": {"config": config, "mmcv_version": "1.3.3"}, "state_dict": state}, tmp_path / "old.pth"
+    )
     report, manifest, _ = run(tmp_path / "old.pth")
     assert (report.style, manifest.preprocessing.channel_order) == ("pytorch", "rgb")
     assert "default of ResNet" in report.style_why
@@ -253,13 +268,12 @@ def test_before_mmengine_configs_held_the_normalisation_elsewhere(tmp_path, run,
 
 
 def test_an_mmdetection_checkpoint(tmp_path, run):
+    install_mmcv_ops()
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
     from mmengine.hub import get_config
     from mmengine.logging import HistoryBuffer
     from mmengine.runner import save_checkpoint
-
-    import sosr_det.register  # noqa: F401  (mmcv's ops without their compiled extension)
 
     register_all_modules(init_default_scope=True)
     cfg = get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
@@ -276,7 +290,10 @@ def test_an_mmdetection_checkpoint(tmp_path, run):
     report, manifest, stored = run(tmp_path / "epoch_12.pth")
     assert_is_backbone_of(stored, detector, "backbone.")
     assert report.prefix == "backbone."
-    assert {group: entry["count"] for group, entry in report.left_out.items()} == {"neck": 16, "bbox_head": 20}
+    assert {group: entry["count"] for group, entry in report.left_out.items()} == {
+        "neck": 16,
+        "bbox_head": 20,
+    }
     assert (manifest.arch.style, manifest.preprocessing.channel_order) == ("pytorch", "rgb")
     assert manifest.classes == (), "what the detector tells apart is not what the backbone was trained to"
     assert manifest.probe == compute_probe(detector.backbone, manifest.preprocessing)
@@ -326,7 +343,9 @@ def test_torchvisions_own_detectors_and_detr(tmp_path, run):
     assert report.left_out["backbone.fpn"]["count"] == 16
     assert manifest.arch.style == "pytorch"
     frozen = {k: v for k, v in body.items() if not k.endswith("num_batches_tracked")}
-    detr = {f"backbone.0.body.{k}": v for k, v in frozen.items()} | {"query_embed.weight": torch.zeros(100, 256)}
+    detr = {f"backbone.0.body.{k}": v for k, v in frozen.items()} | {
+        "query_embed.weight": torch.zeros(100, 256)
+    }
     torch.save({"model": detr, "args": argparse.Namespace(lr=1e-4, device="cuda")}, tmp_path / "detr.pth")
     report, _, again = run(tmp_path / "detr.pth")
     assert report.project == "DETR"
@@ -349,7 +368,9 @@ def test_student_and_teacher_are_never_chosen_between(tmp_path, run, resnet18):
         if not name.startswith("fc.")
     }
     torch.save({"state_dict": semi}, tmp_path / "semi.pth")
-    with pytest.raises(CheckpointError, match=r"--prefix student\.backbone\..*\n.*--prefix teacher\.backbone\."):
+    with pytest.raises(
+        CheckpointError, match=r"--prefix student\.backbone\..*\n.*--prefix teacher\.backbone\."
+    ):
         run(tmp_path / "semi.pth", preprocessing="torchvision")
     report, _, stored = run(tmp_path / "semi.pth", preprocessing="torchvision", prefix="teacher.backbone.")
     assert_is_backbone_of(stored, teacher)
@@ -406,7 +427,9 @@ def test_half_precision_is_widened_exactly_and_said(tmp_path, run, resnet18):
     assert run(tmp_path / "double.pth", preprocessing="torchvision")[0].converted == {"float64": 100}
     double["layer1.0.conv1.weight"][0, 0, 0, 0] = 1 / 3
     torch.save(double, tmp_path / "double.pth")
-    with pytest.raises(CheckpointError, match=r"layer1\.0\.conv1\.weight is torch\.float64.*cannot be kept exactly"):
+    with pytest.raises(
+        CheckpointError, match=r"layer1\.0\.conv1\.weight is torch\.float64.*cannot be kept exactly"
+    ):
         run(tmp_path / "double.pth", preprocessing="torchvision")
 
 
@@ -418,5 +441,7 @@ def test_nothing_is_published_by_a_dry_run(tmp_path, resnet18):
     assert result["dry_run"]
     assert "uri" not in result
     assert not (tmp_path / "registry").exists()
-    again = import_checkpoint(str(tmp_path / "a.pth"), "it", tmp_path / "registry", preprocessing="torchvision")
+    again = import_checkpoint(
+        str(tmp_path / "a.pth"), "it", tmp_path / "registry", preprocessing="torchvision"
+    )
     assert again["tensors_digest"] == result["tensors_digest"]

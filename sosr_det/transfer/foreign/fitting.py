@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sosr_det.errors import CheckpointError
 from sosr_det.registry.digest import tensor_type
+from sosr_det.transfer.foreign.architectures import recognise_resnet
 from sosr_det.transfer.foreign.choosing import HEADS
 
 COUNTER = "num_batches_tracked"
@@ -66,7 +67,9 @@ def fit(
     allowed = [name for name in left_over if _is_head(name, head_names) or name.partition(".")[0] in drop]
     unexpected = [name for name in left_over if name not in set(allowed)]
     if missing or shapes or unexpected:
-        raise CheckpointError(_mismatch(arch, len(wanted), missing, shapes, unexpected))
+        raise CheckpointError(
+            _mismatch(arch, len(wanted), missing, shapes, unexpected) + _other(tensors, arch)
+        )
     taken = {name: tensors[name] for name in wanted if name in tensors}
     result: dict[str, Tensor] = {}
     converted: Counter[str] = Counter()
@@ -104,22 +107,32 @@ def _mismatch(arch: str, count: int, missing: list[str], shapes: list[str], unex
     return "\n".join(lines)
 
 
+def _other(tensors: Mapping[str, Tensor], arch: str) -> str:
+    """What the tensors look like instead, where that is known."""
+    try:
+        found = recognise_resnet(tensors)
+    except CheckpointError:
+        return ""
+    return "" if found == arch else f" The tensors look like those of {found}."
+
+
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in the network's type, if that is exact."""
     tensor_type(name, tensor)
     tensor = tensor.detach().cpu()
     if tensor.dtype == dtype:
         return tensor
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise CheckpointError(f"no network can work with tensor {name}: it holds NaN or infinite values.")
     fine = tensor.is_floating_point() == dtype.is_floating_point or name.endswith(COUNTER)
-    result = tensor.to(dtype)
-    if not fine or not torch.equal(result.to(torch.float64), tensor.to(torch.float64)):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"no network can work with tensor {name}: it holds NaN or infinite values.")
-        raise CheckpointError(
-            f"tensor {name} is {tensor.dtype}, and its values cannot be kept exactly as {dtype}, which the network "
-            "computes in. Convert the file yourself, so that the rounding is your decision."
-        )
-    return result
+    if fine and not tensor.is_complex():
+        result = tensor.to(dtype)
+        if torch.equal(result.to(torch.float64), tensor.to(torch.float64)):
+            return result
+    raise CheckpointError(
+        f"tensor {name} is {tensor.dtype}, and its values cannot be kept exactly as {dtype}, which the network "
+        "computes in. Convert the file yourself, so that the rounding is your decision."
+    )
 
 
 def _check_values(tensors: Mapping[str, Tensor]) -> None:

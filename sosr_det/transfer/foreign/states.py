@@ -33,7 +33,8 @@ class State:
 def find_states(content: Mapping[str, Any]) -> list[State]:
     """Everything in ``content`` that could be a network's state dict: a dict that holds a matrix or a kernel by name.
 
-    Optimizers, which number their states, and random-number states are passed over. Nothing is copied.
+    Optimizers, which number their states, and random-number states are passed over. A dict that is stored under two
+    keys counts once, under the first. Nothing is copied.
     """
     return list(_search(content, (), set()))
 
