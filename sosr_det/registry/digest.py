@@ -41,6 +41,7 @@ DTYPES: dict[str, tuple[str, int]] = {
     "complex64": ("C64", 8),
 }
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,8 +74,7 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: a float is NaN or infinite.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def sha256_hex(data: bytes) -> str:

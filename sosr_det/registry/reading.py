@@ -18,7 +18,7 @@ from sosr_det.registry.blob import check_blob
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import is_sha256, sha256_hex, tensor_bytes
 from sosr_det.registry.entry import Entry, Listing
-from sosr_det.registry.files import logger
+from sosr_det.registry.files import logger, read_small
 from sosr_det.registry.layout import RegistryLayout
 from sosr_det.registry.manifest import SIZE_LIMIT, Manifest
 from sosr_det.registry.names import DEFAULT_TAG, SosrUri, check_name, check_tag, parse_uri
@@ -246,9 +246,13 @@ class RegistryReader:
         self.layout.require()
         listings = []
         for name in self.layout.listdir(self.layout.refs_dir):
-            for tag in self.tags(name):
+            folder = self.layout.refs_dir / name
+            for tag in self.tags(
+                name
+            ):  # which refuses a folder behind a link; reading refuses a file that is one
+                path = folder / f"{tag}.json"
                 try:
-                    ref = self._read_ref(name, tag)
+                    ref = Ref.from_bytes(read_small(path, refs.SIZE_LIMIT), path, name, tag)
                     summary = ref.summary or self._by_ref(ref).manifest.summary()
                     listings.append(Listing(name, tag, ref.digest, summary, ref.updated))
                 except FileNotFoundError:  # removed since the folder was listed

@@ -24,7 +24,7 @@ def parse_json(data: bytes) -> Any:
         ValueError: not such a document; the message says why.
     """
     try:
-        document = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        document = _DECODER.decode(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     _check_depth(document)
@@ -53,6 +53,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         raise ValueError("it holds a key twice")
     return table
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
 class Fields:

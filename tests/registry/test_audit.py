@@ -7,6 +7,7 @@ import torch
 
 from sosr_det.errors import RegistryError
 from sosr_det.registry.audit import audit_all, audit_digest, audit_refs
+from sosr_det.registry.reading import RegistryReader
 
 
 def flip_last_byte(path):
@@ -102,3 +103,33 @@ def test_no_registry_and_unknown_names_are_errors(registry, state, fields, tmp_p
     registry.publish(state, fields, "r50")
     with pytest.raises(RegistryError, match="Near names"):
         audit_refs(registry, [("r51", "latest")])
+
+
+def test_without_looking_into_folders_the_same_damage_is_found(registry, state, fields):
+    """As for a registry behind a URL: only what refs and manifests lead to."""
+    registry.publish(state, fields, "one", ["latest", "v1"])
+    two = registry.publish({"a": torch.ones(3)}, fields, "two")
+    three = registry.publish({"a": torch.ones(4)}, fields, "three")
+    unused = registry.publish({"a": torch.ones(5)}, fields, "gone")
+    registry.remove("gone")
+    reader = RegistryReader(registry.root)
+    sound = audit_all(reader)
+    assert (sound.damages, sound.unused, sound.files) == (
+        [],
+        [str(unused.manifest_path)],
+        audit_all(registry).files,
+    )
+    flip_last_byte(two.blob_path)
+    flip_last_byte(three.manifest_path)
+    flip_last_byte(registry.layout.ref_path("one", "v1"))
+    found = {(damage.file, damage.part) for damage in audit_all(reader).damages}
+    assert len(found) == 3
+    assert found == {(damage.file, damage.part) for damage in audit_all(registry).damages}
+
+
+def test_pins_are_checked(registry, state, fields):
+    entry = registry.publish(state, fields, "r50")
+    pin = registry.hold(entry.digest)
+    assert str(pin.path) in audit_all(registry).files
+    flip_last_byte(pin.path)
+    assert [damage.file for damage in audit_all(registry).damages] == [str(pin.path)]

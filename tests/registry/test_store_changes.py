@@ -315,7 +315,7 @@ def test_listing_reads_refs_alone(registry, entry, fields, monkeypatch):
 
 
 def test_a_ref_that_vanishes_while_listing_is_left_out(registry, entry, monkeypatch):
-    real = registry.tags
+    real = registry.tags  # the folder is listed, and then the tag is removed
     monkeypatch.setattr(registry, "tags", lambda name: [*real(name), "gone"])
     assert [item.tag for item in registry.list_refs()] == ["latest", "v1"]
 
