@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from sosr_det.errors import RegistryError, SosrError
+from sosr_det.registry.damage import Damage
 from sosr_det.registry.files import logger
 from sosr_det.registry.remote.urls import RemoteUrl
 
@@ -89,7 +90,7 @@ def classify(error: BaseException) -> str | None:
     """Which kind of trouble an exception is, or None when it does not come from the store.
 
     "absent" (no such object), "exists" (a condition was not met), "bucket", "credentials", "denied", "network",
-    "busy" (5xx, throttling), "unsupported" (the store does not know the operation) or "other".
+    "busy" (5xx, throttling), "damaged" (not what the store's own checksum says), "unsupported" (the store does not know the operation) or "other".
     """
     foreign = any(type(link).__module__.partition(".")[0] in _FOREIGN for link in _chain(error))
     if not isinstance(error, OSError) and not foreign:
@@ -112,6 +113,8 @@ def classify(error: BaseException) -> str | None:
         return "unsupported"
     if (status is not None and status >= 500) or status in (408, 409, 429):
         return "busy"
+    if any("Checksum" in name for name in names):
+        return "damaged"
     if isinstance(error, (TimeoutError, ConnectionError)) or names & {
         "HTTPClientError",
         "EndpointConnectionError",
@@ -140,6 +143,7 @@ def attempt(url: RemoteUrl, key: str, action: str, work: Callable[[], T]) -> T:
     Raises:
         FileNotFoundError: there is no such object.
         FileExistsError: the store refused because a condition (put if absent, If-Match) was not met.
+        CorruptEntryError: what came does not fit the store's own checksum, each time.
         RemoteError: anything else; the URL, what was refused and what to do are named.
     """
     for left in range(len(DELAYS), -1, -1):
@@ -155,7 +159,9 @@ def attempt(url: RemoteUrl, key: str, action: str, work: Callable[[], T]) -> T:
                 raise FileNotFoundError(errno.ENOENT, "no such object", url.of(key)) from error
             if kind == "exists":
                 raise FileExistsError(errno.EEXIST, "not as expected", url.of(key)) from error
-            if kind not in ("network", "busy") or not left:
+            if kind == "damaged" and not left:
+                raise Damage(url.of(key), "content", "what the store's checksum says", _text(error)).error() from error
+            if kind not in ("network", "busy", "damaged") or not left:
                 raise remote_error(url, key, action, kind, error) from error
             logger.info("%s %s: %s; trying again", action, url.of(key), _text(error))
         delay = DELAYS[len(DELAYS) - left]
@@ -178,8 +184,8 @@ def remote_error(url: RemoteUrl, key: str, action: str, kind: str, error: BaseEx
     what = {
         "bucket": f"there is no such bucket{http}. Check the URL, or create the bucket first: a registry never does",
         "credentials": f"the store knows no valid credentials of yours{http}: {_text(error)}. To give some, {hint}",
-        "denied": f"access denied{http}: {_text(error)}. These credentials need permission to read and to list there, "
-        f"and to write for publishing; for others, {hint}",
+        "denied": f"access denied{http}: {_text(error)}. The credentials in use need permission to read and to "
+        f"list there, and to write for publishing, or they are no valid ones; for others, {hint}",
         "network": f"the store cannot be reached after {attempts} attempts: {_text(error)}. "
         "Check the network, the proxy and the endpoint",
         "busy": f"the store failed{http} {attempts} times: {_text(error)}. Try again later",

@@ -2,13 +2,17 @@
 
 import contextlib
 import gc
+import io
 import itertools
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from sosr_det.registry.cache_root import cache_root
 from sosr_det.registry.opening import open_registry
 from sosr_det.registry.remote.store import RemoteRegistry
 
@@ -24,21 +28,25 @@ class Endpoint:
     rules: list[Rule] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     bodies: list[Callable[[str, bytes], bytes]] = field(default_factory=list)
+    hide_checksums: bool = False  # of changed bodies: many stores send none
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __call__(self, environ: dict, start_response: Callable) -> list[bytes]:
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
+        self.requests.append(request)
+        for rule in self.rules:
+            if answer := rule(environ):
+                read_body(environ)
+                start_response(answer[0], [("Content-Type", "application/xml")])
+                return [answer[1]]
         with self.lock:
-            self.requests.append(request)
-            for rule in self.rules:
-                if answer := rule(environ):
-                    environ["wsgi.input"].read()
-                    start_response(answer[0], [("Content-Type", "application/xml")])
-                    return [answer[1]]
             given: list = []
             body = b"".join(self.app(environ, lambda status, headers, *_: given.extend((status, headers))))
+            given = given[-2:]  # an app may think again
         for change in self.bodies:
             body = change(request, body)
+        if self.bodies and self.hide_checksums:
+            given[1] = [row for row in given[1] if not row[0].lower().startswith("x-amz-checksum")]
         start_response(*given)
         return [body]
 
@@ -56,6 +64,28 @@ class Endpoint:
         self.rules.append(rule)
         return seen
 
+    def record_writes(self, suffix: str) -> list[bytes]:
+        """Contents that writes to the object really left there, in their order, as they come."""
+        history: list[bytes] = []
+        app = self.app
+
+        def noting(environ: dict, start_response: Callable) -> list[bytes]:
+            if environ["REQUEST_METHOD"] != "PUT" or not environ["PATH_INFO"].endswith(suffix):
+                return app(environ, start_response)
+            body, statuses = read_body(environ), []
+
+            def note(status: str, *rest: object) -> object:
+                statuses.append(status)
+                return start_response(status, *rest)
+
+            result = list(app(environ, note))
+            if statuses[-1].startswith("200"):
+                history.append(body[body.index(b"{") : body.rindex(b"}") + 1])  # it may be aws-chunked
+            return result
+
+        self.app = noting
+        return history
+
     def before(self, match: Callable[[str], bool], action: Callable[[], None]) -> None:
         """Do something once, just before the first matching request is answered."""
         done = []
@@ -66,6 +96,16 @@ class Endpoint:
                 action()
 
         self.rules.append(rule)
+
+
+def read_body(environ: dict) -> bytes:
+    """The body of a request, which stays readable for the app."""
+    length = environ.get("CONTENT_LENGTH")
+    if not length and not environ.get("wsgi.input_terminated"):
+        return b""
+    body = environ["wsgi.input"].read(*([int(length)] if length else []))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +143,23 @@ def forget_filesystems() -> None:
     gc.collect()
 
 
+@pytest.fixture
+def forget() -> Callable[[], None]:
+    """``forget()`` closes all connections, so that changed settings count."""
+    return forget_filesystems
+
+
+@pytest.fixture
+def fresh_cache() -> Callable[[], Path]:
+    """``fresh_cache()`` empties the cache, as on another machine, and returns its folder."""
+
+    def empty() -> Path:
+        shutil.rmtree(cache_root(), ignore_errors=True)
+        return cache_root()
+
+    return empty
+
+
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SOSR_CACHE", str(tmp_path / "cache"))
@@ -138,7 +195,9 @@ def s3(_server, monkeypatch, tmp_path) -> Iterator[Endpoint]:
     _server.rules.clear()
     _server.bodies.clear()
     _server.requests.clear()
+    app = _server.app
     yield _server
+    _server.app = app
     _server.rules.clear()
     _server.bodies.clear()
     forget_filesystems()
