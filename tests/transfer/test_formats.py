@@ -318,3 +318,18 @@ def test_the_networks_of_these_tests_can_be_told_apart():
             features = network(torch.randn(2, 3, 64, 64))
         assert (features > 0).float().mean() > 0.3
         assert (features[0] - features[1]).abs().max() > 0.1
+
+
+def test_whole_detectors_are_exported_under_their_own_names_and_not_imported_as_backbones(tmp_path, root):
+    backbone = Registry(root).resolve("sosr://resnet18").manifest
+    tensors = {"backbone.conv1.weight": torch.ones(2, 2), "bbox_head.fc.weight": torch.ones(3)}
+    fields = {"kind": "detector", "arch": backbone.arch, "preprocessing": backbone.preprocessing}
+    Registry(tmp_path / "registry").publish(tensors, fields, "detector")
+    export_entry("sosr://detector", "mmdet", tmp_path / "a.pth", tmp_path / "registry")
+    state = torch.load(tmp_path / "a.pth", weights_only=True)["state_dict"]
+    assert state.keys() == tensors.keys()
+    for format_name in ("torchvision", "timm", "onnx"):
+        with pytest.raises(ConfigError, match="whole detector"):
+            export_entry("sosr://detector", format_name, tmp_path / FILES[format_name], tmp_path / "registry")
+    with pytest.raises(CheckpointError, match="holds a whole detector; import takes backbones"):
+        import_checkpoint(str(tmp_path / "a.pth"), "back", tmp_path / "other")
