@@ -38,7 +38,7 @@ class Endpoint:
             if answer := rule(environ):
                 read_body(environ)
                 start_response(answer[0], [("Content-Type", "application/xml")])
-                return [answer[1]]
+                return [answer[1]] if environ["REQUEST_METHOD"] != "HEAD" else []
         with self.lock:
             given: list = []
             body = b"".join(self.app(environ, lambda status, headers, *_: given.extend((status, headers))))
