@@ -55,7 +55,7 @@ def test_ls_lists_one_line_per_name_and_content(run, entry, registry, state, fie
     assert bare.split()[:8] == ["bare", "latest", "resnet50", "-", "-", "-", "-", "-"]
     cells = full.split()
     assert cells[:5] == ["r50", "latest,v1", "resnet50", "imagenet-1k", fields["recipe"]["config_name"]]
-    assert cells[5:7] == ["76.13", "0.037"]
+    assert cells[5:7] == ["76.13", "0.0370"]
     rows = json.loads(run("ls", "--json").stdout)
     assert [row["name"] for row in rows] == ["bare", "r50"]
     assert rows[1]["tags"] == ["latest", "v1"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 _GAP = "  "
-_NARROWEST = 8  # characters that a shortened column keeps
+_NARROWEST = 12  # characters that a shortened column keeps
 
 
 def terminal_width() -> int | None:
@@ -30,33 +30,38 @@ def table(
     right: Sequence[str] = (),
     width: int | None = None,
     shrink: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> list[str]:
     """Lines of a table, the titles first.
 
     ``right`` names the columns that are aligned to the right. Where a line would be longer than ``width``, the columns
-    ``shrink`` are shortened, the first named first, and shortened texts end in ``…``.
+    ``shrink`` are shortened, the first named first, and shortened texts end in ``…``; where that is not enough, the
+    columns ``drop`` are left out one after the other. What is in neither list is never cut.
     """
-    columns = (
-        [[title, *cells] for title, cells in zip(titles, zip(*rows, strict=True), strict=True)]
-        if rows
-        else []
-    )
-    columns = columns or [[title] for title in titles]
-    widths = [max(map(_width, column)) for column in columns]
-    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - (width or sys.maxsize)
-    for title in shrink:
-        index = list(titles).index(title)
-        spare = min(max(excess, 0), max(widths[index] - max(_NARROWEST, _width(title)), 0))
-        if spare:
-            widths[index] -= spare
-            excess -= spare
-            columns[index] = [_shortened(text, widths[index]) for text in columns[index]]
-    last = len(columns) - 1
+    columns = [[title, *(row[index] for row in rows)] for index, title in enumerate(titles)]
+    for left_out in range(len(drop) + 1):
+        kept = [column for column in columns if column[0] not in drop[:left_out]]
+        fitted, fits = _fit(kept, width or sys.maxsize, shrink)
+        if fits:
+            break
+    sizes = [max(map(_width, column)) for column in fitted]
     padded = [
-        [_padded(text, size, title in right, index == last) for text in column]
-        for index, (title, column, size) in enumerate(zip(titles, columns, widths, strict=True))
+        [_padded(text, size, column[0] in right, column is fitted[-1]) for text in column]
+        for column, size in zip(fitted, sizes, strict=True)
     ]
     return [_GAP.join(line).rstrip() for line in zip(*padded, strict=True)]
+
+
+def _fit(columns: list[list[str]], width: int, shrink: Sequence[str]) -> tuple[list[list[str]], bool]:
+    """The columns, some with shortened texts, and whether they fit."""
+    sizes = {column[0]: max(map(_width, column)) for column in columns}
+    excess = sum(sizes.values()) + len(_GAP) * (len(columns) - 1) - width
+    for title in shrink:
+        if title in sizes and excess > 0:
+            cut = min(excess, max(sizes[title] - max(_NARROWEST, _width(title)), 0))
+            sizes[title] -= cut
+            excess -= cut
+    return [[_shortened(text, sizes[column[0]]) for text in column] for column in columns], excess <= 0
 
 
 def _width(text: str) -> int:

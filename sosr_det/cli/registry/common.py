@@ -19,7 +19,7 @@ RootOption = Annotated[
     typer.Option(
         "--registry",
         metavar="ROOT",
-        help="Registry folder or URL [default: $SOSR_REGISTRY or ./registry].",
+        help="Registry folder or URL; default: $SOSR_REGISTRY, else ./registry.",
         show_default=False,
     ),
 ]
@@ -40,11 +40,6 @@ def as_uri(text: str) -> str:
 def print_json(value: Any) -> None:
     """Print one JSON document and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "-" if value is None else f"{value:.4g}"
 
 
 def age(created: str) -> str:

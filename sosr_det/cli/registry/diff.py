@@ -36,8 +36,10 @@ def diff_command(
 ) -> None:
     """Compare two entries: fields, metrics, recipe, and how far each tensor of B lies from A's.
 
-    Distances are relative: |B - A| / |A| over all values of a tensor or a stage. When the entries were published does
-    not count as a difference. Exits with 0 whether they differ or not, unless --exit-code is given.
+    Distances are relative: |B - A| / |A| over all values of a tensor or a stage. A
+    backbone is compared with the one inside a detector. When the entries were
+    published does not count as a difference. Exits with 0 whether they differ or
+    not, unless --exit-code is given.
     """
     registry = open_registry(root)
     first, second = registry.resolve(as_uri(a)), registry.resolve(as_uri(b))

@@ -14,7 +14,6 @@ from sosr_det.cli.registry.common import (
     age,
     as_uri,
     clean,
-    number,
     print_json,
     size,
 )
@@ -52,8 +51,9 @@ def list_command(
 ) -> None:
     """List what the registry holds, one line per name and content.
 
-    Top-1 and VOC mAP (11-point) are in percent. A backbone's mAP is the best of the detectors that were published on
-    it, directly or after fine-tuning; their number stands in brackets.
+    Top-1 and VOC mAP (11-point) are in percent. The mAP of a backbone is the best
+    of the detectors that were published on it, directly or after fine-tuning; the
+    number in brackets counts them.
     """
     if pattern is not None and name is not None and pattern != name:
         raise ConfigError(f"PATTERN {pattern!r} and --name {name!r} are two patterns; give one.")
@@ -82,7 +82,10 @@ def list_command(
 
 def resolve_command(uri: UriArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Print the digest of the manifest and the path of the weights, one line each."""
-    entry = open_registry(root).resolve(as_uri(uri))
+    registry = open_registry(root)
+    entry = registry.resolve(as_uri(uri))
+    if not entry.blob_path.exists():  # of a remote registry: the path of the copy in the cache
+        registry.fetch(entry)
     if as_json:
         print_json(identity(entry))
     else:
@@ -112,7 +115,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         [_cells(row, with_kind) for row in rows],
         right=right,
         width=terminal_width(),
-        shrink=["recipe", "data", "tags", "name", "arch"],
+        shrink=["recipe", "data", "tags", "arch"],
+        drop=["recipe", "data", "size"],
     )
     typer.echo("\n".join([bold(lines[0]), *lines[1:]]))
 
@@ -121,7 +125,7 @@ def _cells(row: dict[str, Any], with_kind: bool) -> list[str]:
     if row["error"] is not None:
         kind = ["-"] if with_kind else []
         return [row["name"], ",".join(row["tags"]), *kind, "DAMAGED", *"-------"]
-    voc_map = "-" if row["map"] is None else f"{row['map']:.1f}"
+    voc_map = _fixed(row["map"], 1)
     if row["num_detectors"]:
         voc_map += f" ({row['num_detectors']})"
     return [
@@ -131,9 +135,14 @@ def _cells(row: dict[str, Any], with_kind: bool) -> list[str]:
         clean(row["arch"]),
         clean(row["data"] or "-"),
         clean(row["recipe"] or "-"),
-        number(row["top1"]),
-        number(row["ece"]),
+        _fixed(row["top1"], 2),
+        _fixed(row["ece"], 4),
         voc_map,
         size(row["size_bytes"]),
         age(row["created"]),
     ]
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    """So that the points of a column stand below each other."""
+    return "-" if value is None else f"{value:.{decimals}f}"
