@@ -89,6 +89,9 @@ def run_training(options: TrainOptions) -> Path:
         runner.train()
     except BaseException as error:
         worked = runner is not None and runner.iter > 0
+        for hook in runner.hooks if runner is not None else ():
+            if hasattr(hook, "release"):  # the backbone's entry is not used any more
+                hook.release()
         _clean_up_after(error, work_dir, remove=created and not worked)
         raise
     if runner.rank == 0:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -63,8 +64,9 @@ class BackboneContractHook(Hook):
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._frozen = []
-        for name, backbone in live_backbones(model).items():
-            self._check(runner, model, name, backbone)
+        with self._released_on_error():
+            for name, backbone in live_backbones(model).items():
+                self._check(runner, model, name, backbone)
         if self.allowance.unused and not runner.iter and not self.automatic:
             warn(f"backbone: not needed: --allow {' '.join(self.allowance.unused)}")
 
@@ -75,18 +77,31 @@ class BackboneContractHook(Hook):
             pin.refresh()
 
     def after_train(self, runner) -> None:
-        for frozen in self._frozen:
-            count = frozen.require_unchanged()
-            if count and is_main_process():
-                print_log(
-                    f"contract kept: {count} frozen tensors are still those of {frozen.uri}, bit for bit",
-                    logger="current",
-                )
+        with self._released_on_error():
+            for frozen in self._frozen:
+                count = frozen.require_unchanged()
+                if count and is_main_process():
+                    print_log(
+                        f"contract kept: {count} frozen tensors are still those of {frozen.uri}, bit for bit",
+                        logger="current",
+                    )
 
     def after_run(self, runner) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Tell the registry that its entries are not used any more; a process that ends tells it, too."""
         for pin in self._pins.values():
             pin.release()
         self._pins = {}
+
+    @contextmanager
+    def _released_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def _check(self, runner: Any, model: Any, name: str, backbone: Any) -> None:
         uri, load = _source_of(runner, model, name, backbone)
