@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sosr_det.errors import CheckpointError, RegistryError
+from sosr_det.registry.digest import canonical_json
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.strict_json import parse_json
 
@@ -15,8 +16,6 @@ URI, DIGEST, PREPROCESSING, MANIFEST = ("sosr_uri", "sosr_digest", "sosr_preproc
 
 def texts_of(manifest: Manifest, uri: str) -> dict[str, str]:
     """What an exported file says about the entry, as texts, which is all that safetensors can hold."""
-    from sosr_det.registry.digest import canonical_json
-
     document = manifest.to_dict()
     return {
         URI: uri,

@@ -290,6 +290,7 @@ def test_an_mmdetection_checkpoint(tmp_path, run):
     report, manifest, stored = run(tmp_path / "epoch_12.pth")
     assert_is_backbone_of(stored, detector, "backbone.")
     assert report.prefix == "backbone."
+    assert (report.arch, report.arch_why) == ("resnet50", "its 'meta'")
     assert {group: entry["count"] for group, entry in report.left_out.items()} == {
         "neck": 16,
         "bbox_head": 20,

@@ -1,5 +1,6 @@
 """What import refuses: the message names what was found, and nothing is published."""
 
+import argparse
 import collections
 import os
 import subprocess
@@ -225,6 +226,7 @@ def test_a_hostile_file_is_refused_and_runs_nothing(refused, tmp_path, tensors):
     "config",
     ["model = dict(backbone=dict(type='ResNet', style=__import__('os').system('touch touched')))",
      "import os; os.system('touch touched')", "(" * 300 + ")" * 300, "model = " + "-" * 50_000 + "1", "\0", "x = = 1",
+     "model = dict(backbone=dict(type='ResNet', depth=[], strides=3, dilations=None, style=7))",
      "model = [" * 80 + "]" * 80, "model = 3", "model = dict(backbone=[1, 2])", "model = dict(**{'backbone': 1})"],
 )  # fmt: skip
 def test_configs_in_files_are_text(refused, tmp_path, monkeypatch, tensors50, config):
@@ -262,3 +264,10 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(refused, tmp_path, tens
 
     monkeypatch.setattr(importing, "load_state_file", load_and_touch)
     refused(tensors, "changed while it was read")
+
+
+@pytest.mark.parametrize("mean", ["abc", 3, [1, 2], [float("nan")] * 3, {"a": 1}])
+def test_command_lines_that_make_no_sense_are_not_understood(refused, tensors, mean):
+    args = argparse.Namespace(mean=mean, std=[0.0, 0.2, 0.2] if mean == [1, 2] else [0.2, 0.2, 0.2])
+    content = {"args": args, "arch": "resnet18", "version": 2, "state_dict": tensors}
+    refused(content, "how the pixels were prepared", SosrError, preprocessing=None)

@@ -134,7 +134,7 @@ def _without_twin(fits: list[Choice]) -> Choice:
     for choice in fits:
         flags = f"--prefix {choice.prefix or repr('')}" if same_key else choice.flags()
         flags = f"--key {choice.state.key}" if same_prefix else flags
-        lines.append(f"  {flags}  ({len(choice.inside())} tensors in {choice.state.place})")
+        lines.append(f"  {flags}  ({len(choice.inside())} tensors under {choice.state.place})")
     keys = {choice.state.key for choice in fits}
     hint = (
         "\nMMEngine's EMAHook stores the averaged weights under 'state_dict' and the others under 'ema_state_dict'."

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sosr_det.models import available_backbones
+from sosr_det.models.imagenet_resnets import SPECS
 from sosr_det.registry.config_text import config_values, walk
 from sosr_det.registry.manifest import Preprocessing
 from sosr_det.registry.strict_json import number
@@ -54,14 +55,16 @@ def _read_backbone(evidence: Evidence, model: dict[str, Any]) -> None:
     """The stride style, and the architecture where the config names it in our words."""
     backbone = next((node["backbone"] for node in walk(model) if isinstance(node.get("backbone"), dict)), {})
     kind = str(backbone.get("type", "")).rpartition(".")[2]
-    if str(model.get("type")) == _OWN and backbone.get("arch") in available_backbones():
-        evidence.arch = backbone["arch"]
+    own = str(backbone.get("arch"))
+    if str(model.get("type")) == _OWN and (own in available_backbones() or own.startswith("timm/")):
+        evidence.arch = own
         evidence.project = "sosr-det"
         evidence.style, evidence.style_why = "pytorch", "sosr-det trains torchvision's networks"
         evidence.assumptions.append(
             "`sosr-det export RUN` keeps a run's recipe and data too; import keeps the file's"
         )
     elif kind in ("ResNet", "ResNeXt"):
+        evidence.arch = _resnet_name(kind, backbone)
         style = backbone.get("style", "pytorch")
         if style in ("pytorch", "caffe"):
             evidence.style = style
@@ -72,12 +75,20 @@ def _read_backbone(evidence: Evidence, model: dict[str, Any]) -> None:
             )
             evidence.style_why = f"{given} in the config in the file"
         # A detector may stride less and dilate instead; the weights are those of the plain network all the same.
-        odd = [k for k, plain in _PLAIN.items() if k in backbone and tuple(backbone[k] or ()) != plain]
+        odd = [k for k, plain in _PLAIN.items() if k in backbone and backbone[k] not in (plain, list(plain))]
         if odd:
             said = ", ".join(f"{key}={backbone[key]}" for key in odd)
             evidence.assumptions.append(
                 f"the file's network was trained with {said}; the entry has the plain strides"
             )
+
+
+def _resnet_name(kind: str, backbone: dict[str, Any]) -> str | None:
+    """torchvision's name of OpenMMLab's ``ResNet`` or ``ResNeXt``, or None where it has none."""
+    name = f"resnet{backbone.get('depth')}"
+    if kind == "ResNeXt":
+        name = f"resnext{backbone.get('depth')}_{backbone.get('groups', 1)}x{backbone.get('base_width', 4)}d"
+    return name if name in SPECS else None
 
 
 _PLAIN = {"strides": (1, 2, 2, 2), "dilations": (1, 1, 1, 1)}

@@ -11,6 +11,7 @@ from typing import Any
 from sosr_det.errors import CheckpointError, ConfigError
 from sosr_det.registry.hub_cache import ENV_OFFLINE, fetch
 from sosr_det.registry.manifest import Preprocessing
+from sosr_det.registry.strict_json import number, parse_json
 from sosr_det.transfer.foreign.architectures import canonical_timm_name
 from sosr_det.transfer.foreign.evidence import Evidence
 from sosr_det.transfer.foreign.preprocessing import from_unit_scale
@@ -112,30 +113,44 @@ def evidence_of_checkpoint(content: Mapping[str, Any]) -> Evidence | None:
     evidence.project, evidence.license = f"timm's train.py ({arch})", None
     evidence.license_why = "a training checkpoint states none"
     # timm takes what the command line leaves open from the model's settings.
-    mean, std = args.get("mean"), args.get("std")
-    size = args.get("img_size") or (args.get("input_size") or [0])[-1]
-    if evidence.preprocessing is not None:
-        known = evidence.preprocessing
-        evidence.preprocessing = from_unit_scale(
-            mean or [value / 255 for value in known.mean],
-            std or [value / 255 for value in known.std],
-            args.get("interpolation") or known.interpolation,
-            (size, size) if size else known.input_size,
+    try:
+        evidence.preprocessing = _with_arguments(preprocessing_of(cfg), args)
+    except (TypeError, ValueError, IndexError):
+        evidence.preprocessing, evidence.preprocessing_why = (
+            None,
+            "'args' of the checkpoint cannot be understood",
         )
+        return evidence
+    stated = args.get("mean") and args.get("std")
     evidence.preprocessing_why = (
         "'args' of the checkpoint"
-        if mean and std
+        if stated
         else f"timm's settings of {base}; the checkpoint's 'args' set none"
     )
     return evidence
+
+
+def _with_arguments(known: Preprocessing, args: Mapping[str, Any]) -> Preprocessing:
+    """What timm makes of the command line. Raises ValueError or TypeError where it holds something else."""
+    mean = args.get("mean") or [value / 255 for value in known.mean]
+    std = args.get("std") or [value / 255 for value in known.std]
+    size = int(args.get("img_size") or (args.get("input_size") or [0])[-1])
+    found = from_unit_scale(
+        mean,
+        std,
+        str(args.get("interpolation") or known.interpolation),
+        (size, size) if size else known.input_size,
+    )
+    values = [number(value) for value in (*found.mean, *found.std)]  # finite
+    if len(values) != 6 or len(found.mean) != 3 or not min(found.std) > 0:
+        raise ValueError
+    return found
 
 
 def evidence_of_config_json(folder: Path) -> Evidence | None:
     """What ``config.json`` beside a file from the Hugging Face hub says, or None where it is not timm's."""
     import timm
     from timm.models import PretrainedCfg
-
-    from sosr_det.registry.strict_json import parse_json
 
     path = folder / "config.json"
     if not path.is_file() or path.stat().st_size > 1 << 20:
