@@ -16,7 +16,8 @@ import torch
 from sosr_det.errors import CheckpointError, CorruptEntryError, RegistryError
 from sosr_det.registry import layout as layout_module
 from sosr_det.registry.audit import audit_all
-from sosr_det.registry.digest import canonical_json, sha256_hex
+from sosr_det.registry.blob import blob_layout
+from sosr_det.registry.digest import TensorSpec, canonical_json, digest_of_specs, sha256_hex
 from sosr_det.registry.manifest import SIZE_LIMIT, Manifest
 from sosr_det.registry.names import check_name, check_tag, parse_uri
 from sosr_det.registry.refs import Ref
@@ -390,6 +391,26 @@ def test_forged_manifests_are_refused_whatever_their_digest(registry, entry, cha
                 attempt(f"sosr://sha256:{digest}")
 
     assert peak_bytes(work) < BIG
+
+
+@pytest.mark.parametrize("shape", [(0, 1 << 40, 1 << 40), (1 << 47, 1 << 47, 0), (0, *[2] * 63)])
+def test_a_consistent_entry_that_torch_cannot_hold_is_refused(registry, entry, shape):
+    """Every digest and size is right, and nothing is stored: only the strides overflow."""
+    specs = {"a": TensorSpec("float32", shape, sha256_hex(b""))}
+    layout = blob_layout(specs)
+    tensors_digest = digest_of_specs(specs)
+
+    def edit(document):
+        row = {"dtype": "float32", "shape": list(shape), "sha256": specs["a"].sha256}
+        document.update(tensors={"a": row}, tensors_digest=tensors_digest, size_bytes=layout.size)
+
+    content = changed(entry, edit)
+    registry.layout.manifest_path(sha256_hex(content)).write_bytes(content)
+    blob = registry.layout.blob_path(tensors_digest)
+    blob.parent.mkdir(exist_ok=True)
+    blob.write_bytes(layout.header)
+    with pytest.raises(RegistryError, match="shape"):
+        registry.load(f"sosr://sha256:{sha256_hex(content)}")
 
 
 def test_a_manifest_of_a_hundred_thousand_tensors_costs_memory_in_proportion(registry, entry):

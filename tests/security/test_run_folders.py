@@ -18,6 +18,8 @@ from sosr_det.engine.recompute import measure_checkpoints
 from sosr_det.engine.recorded_config import recorded_config
 from sosr_det.errors import CheckpointError, ConfigError, RegistryError, SosrError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+
 
 @pytest.fixture
 def run_folder(tmp_path):
