@@ -181,7 +181,8 @@ def _preprocessing(given: Given | None, evidence: Evidence) -> tuple[Preprocessi
     if evidence.preprocessing is not None:
         return evidence.preprocessing, evidence.preprocessing_why
     raise ConfigError(
-        f"nothing says how the pixels were prepared for this network ({evidence.why}); give --preprocessing: {FORMS}."
+        f"nothing says how the pixels were prepared for this network ({evidence.preprocessing_why or evidence.why}); "
+        f"give --preprocessing: {FORMS}."
     )
 
 
