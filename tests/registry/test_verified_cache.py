@@ -144,7 +144,7 @@ def test_a_damaged_memory_is_ignored(registry, entry, cache, reads):
     (file,) = files(cache)
     content = file.read_bytes()
     broken = [content[: int(len(content) * share)] for share in (0, 0.01, 0.5, 0.99)] + [b"null", b"[" * 9999]
-    for bit in range(len(content) * 8):
+    for bit in range(0, len(content) * 8, 5):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         broken.append(bytes(flipped))
