@@ -39,7 +39,7 @@ from sosr_det.registry.owner import Owner
 
 LEASE_SECONDS = 30.0  # the same for everybody: filelock refuses a holder with another value
 LOCK_TIMEOUT = 90.0  # seconds; longer than the lease, or a crashed machine's lock could never be taken over
-EMPTY_SECONDS = 2.0  # writing the record takes milliseconds; filelock waits as long for other unreadable records
+EMPTY_SECONDS = 2.0  # as long as filelock waits for other unreadable records; writing one takes milliseconds
 _POLL = 0.02  # seconds between two tries
 
 
@@ -120,7 +120,8 @@ class _EmptyMarker:
         if time.monotonic() - self._since < EMPTY_SECONDS:
             return
         # Another waiter may have removed it and made its own since: look again at what was taken away.
-        aside = self._path.with_name(f"{self._path.name}.empty-{Owner.current().label}-{secrets.token_hex(8)}")
+        suffix = f"empty-{Owner.current().label}-{secrets.token_hex(8)}"
+        aside = self._path.with_name(f"{self._path.name}.{suffix}")
         try:
             os.rename(self._path, aside)
         except FileNotFoundError:
