@@ -56,7 +56,8 @@ class StageDistance:
 
 @dataclass
 class TensorDiff:
-    """Names by what became of them; ``distances`` of the different ones, the largest relative distance first.
+    """Names by what became of them; ``distances`` of the different ones, the largest relative distance first and
+    counters (integers) last.
 
     ``distances`` and ``stages`` are None where only digests were compared.
     """
@@ -154,7 +155,7 @@ def compare_values(
 ) -> tuple[list[TensorDistance], list[StageDistance]]:
     """Distances of the tensors that differ, and of whole stages over all tensors that can be compared.
 
-    Counters (integers) are listed like other tensors but left out of the stages' distances, which they would drown.
+    Counters (integers) come last and are left out of the stages' distances: both would show nothing else.
     """
     distances = []
     squares: dict[str, list[float]] = {}  # stage -> |b - a|^2, |a|^2, number, number of different ones
@@ -172,9 +173,8 @@ def compare_values(
         if a[name].is_floating_point():
             sums[0] += gap_size
             sums[1] += size
-    distances.sort(
-        key=lambda row: (-row.relative_l2 if row.relative_l2 == row.relative_l2 else -math.inf, row.name)
-    )
+    far = {row.name: row.relative_l2 if row.relative_l2 == row.relative_l2 else math.inf for row in distances}
+    distances.sort(key=lambda row: (not a[row.name].is_floating_point(), -far[row.name], row.name))
     stages = [
         StageDistance(stage, int(count), int(different), _relative(gap_size, size))
         for stage, (gap_size, size, count, different) in sorted(squares.items())

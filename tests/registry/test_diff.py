@@ -102,6 +102,7 @@ def test_counters_do_not_drown_a_stage():
     assert stages["bn1"].relative_l2 == 0.5
     assert stages["bn1"].num_different == 2
     assert distances["bn1.num_batches_tracked"].max_abs == 999_999
+    assert list(distances) == ["bn1.weight", "bn1.num_batches_tracked"]
 
 
 def test_names_and_types_that_do_not_match_are_told_apart():
@@ -201,6 +202,23 @@ def test_the_command_prints_all_of_it(run, registry, state, fields):
     assert "recipe" not in text
     assert "… 1 nearer ones: --top 2" in run("a", "b", "--top", "1").stdout
     assert "conv1.weight" not in run("a", "b", "--no-tensors").stdout
+
+
+def test_figures_of_classes_that_one_lacks_do_not_flood_the_metrics(run, registry, state, fields):
+    registry.publish(state, fields | {"metrics": {"top1": 1.0, "ap_11point/cat": 0.5}}, "a")
+    registry.publish(
+        state, fields | {"metrics": {"map_11point": 0.6, "ap_11point/cat": 0.6, "ap_area/cat": 0.7}}, "b"
+    )
+    text = run("a", "b").stdout
+    assert "VOC AP 11-point cat  50.00 %  60.00 %  +10.00" in text
+    assert "AP area cat" not in text
+    assert "1 figures of classes that one of them lacks: --json" in text
+    assert {change["field"] for change in json.loads(run("a", "b", "--json").stdout)["metrics"]} == {
+        "top1",
+        "map_11point",
+        "ap_11point/cat",
+        "ap_area/cat",
+    }
 
 
 def test_exit_codes(run, registry, state, fields):

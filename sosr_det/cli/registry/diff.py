@@ -75,12 +75,16 @@ def _print(a: Entry, b: Entry, diff: EntryDiff, top: int) -> None:
         typer.echo("\nnothing differs" + ("" if a.digest == b.digest else " but when they were published"))
         return
     _section("fields", [[clean(c.field), _value(c.a), _value(c.b)] for c in diff.fields], ["field", "A", "B"])
-    _section("metrics", [_metric_row(change) for change in diff.metrics], ["metric", "A", "B", "B - A"])
+    # Per-class figures that one of the two lacks say nothing about a difference, and there are many.
+    shown = [c for c in diff.metrics if "/" not in c.field or None not in (c.a, c.b)]
+    _section("metrics", [_metric_row(change) for change in shown], ["metric", "A", "B", "B - A"])
+    if len(shown) < len(diff.metrics):
+        typer.echo(f"  {len(diff.metrics) - len(shown)} figures of classes that one of them lacks: --json")
     if diff.recipe:
         typer.echo(f"\n{bold('recipe')}")
         typer.echo("\n".join(_coloured(clean(line.replace("\t", "    "))) for line in diff.recipe))
     typer.echo(f"\n{bold('tensors')}")
-    typer.echo("\n".join(f"  {line}" for line in _tensor_lines(diff.same_weights, diff.tensors, top)))
+    typer.echo("\n".join(f"  {line}".rstrip() for line in _tensor_lines(diff.same_weights, diff.tensors, top)))
 
 
 def _section(title: str, rows: list[list[str]], titles: list[str]) -> None:
