@@ -76,13 +76,18 @@ def place(demo, tmp_path_factory):
     return folder
 
 
+def tool(name: str) -> Path:
+    """One of MMDetection's scripts, as it is installed."""
+    package = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0])
+    return package / ".mim" / "tools" / name
+
+
 def train(place: Path, name: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run MMDetection's script as it is, in a process of its own."""
-    package = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0])
     root = Path(__file__).resolve().parents[2]
     return subprocess.run(
         [
-            sys.executable, str(package / ".mim" / "tools" / "train.py"), "own.py", "--work-dir", name, *arguments,
+            sys.executable, str(tool("train.py")), "own.py", "--work-dir", name, *arguments,
         ],
         cwd=place, capture_output=True, text=True, timeout=300,
         env={**os.environ, "SOSR_REGISTRY": str(place / "registry"), "PYTHONPATH": str(root)},
@@ -132,3 +137,17 @@ def test_compat_comes_before_mmdets_models_in_a_notebook():
         cwd=Path(__file__).resolve().parents[2],
     )  # fmt: skip
     assert result.stdout.strip() in ("torchvision", "compiled"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(["test.py", "--help"], 0, "MMDet test"), (["no.py"], 2, "usage"), ([], 2, "usage")],
+)
+def test_scripts_that_import_models_first_run_behind_compat(tmp_path, arguments, code, said):
+    script = [str(tool(name)) if name == "test.py" else name for name in arguments]
+    result = subprocess.run(
+        [sys.executable, "-m", "sosr_det.compat", *script], capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )  # fmt: skip
+    assert result.returncode == code, result.stderr
+    assert said in result.stdout + result.stderr
