@@ -90,7 +90,8 @@ def classify(error: BaseException) -> str | None:
     """Which kind of trouble an exception is, or None when it does not come from the store.
 
     "absent" (no such object), "exists" (a condition was not met), "bucket", "credentials", "denied", "network",
-    "busy" (5xx, throttling), "damaged" (not what the store's own checksum says), "unsupported" (the store does not know the operation) or "other".
+    "busy" (5xx, throttling), "damaged" (not what the store's own checksum says), "unsupported" (the store does not know
+    the operation) or "other".
     """
     foreign = any(type(link).__module__.partition(".")[0] in _FOREIGN for link in _chain(error))
     if not isinstance(error, OSError) and not foreign:
@@ -160,7 +161,9 @@ def attempt(url: RemoteUrl, key: str, action: str, work: Callable[[], T]) -> T:
             if kind == "exists":
                 raise FileExistsError(errno.EEXIST, "not as expected", url.of(key)) from error
             if kind == "damaged" and not left:
-                raise Damage(url.of(key), "content", "what the store's checksum says", _text(error)).error() from error
+                raise Damage(
+                    url.of(key), "content", "what the store's checksum says", _text(error)
+                ).error() from error
             if kind not in ("network", "busy", "damaged") or not left:
                 raise remote_error(url, key, action, kind, error) from error
             logger.info("%s %s: %s; trying again", action, url.of(key), _text(error))

@@ -177,5 +177,5 @@ def not_seen(url: RemoteUrl, what: str) -> RemoteError:
     """The error for what is not in the cache while the network may not be used."""
     return offline_error(
         f"{what} of {url} is not in the cache, and ${ENV_OFFLINE} forbids the network. Use it once with the network "
-        f"(`sosr-det registry verify URI --registry {url}`), or unset ${ENV_OFFLINE}."
+        f"(`sosr-det registry resolve URI --registry {url}`), or unset ${ENV_OFFLINE}."
     )

@@ -125,9 +125,9 @@ class ObjectStore:
                 return error
 
         keys = list(keys)
-        if len(keys) < 2 or self.url.protocol == "memory":
+        fs, _ = self._connect()
+        if len(keys) < 2 or not getattr(fs, "async_impl", False):  # others may share one connection
             return {key: one(key) for key in keys}
-        self._connect()
         with ThreadPoolExecutor(16, thread_name_prefix="sosr-registry") as pool:
             return dict(zip(keys, pool.map(one, keys), strict=True))
 

@@ -146,8 +146,10 @@ class RemoteReader(RegistryReader):
         entry = self.resolve(source) if isinstance(source, str) else source
         if use_cache:
             self.fetch(entry)
-        elif damages := self.check(entry):
-            raise damages[0].error(advice=ADVICE)
+        else:
+            self._refuse_offline("check")
+            if damages := self.check(entry):
+                raise damages[0].error(advice=ADVICE)
         return entry
 
     def checked_at(self, manifest: Manifest) -> str | None:
@@ -155,12 +157,17 @@ class RemoteReader(RegistryReader):
         return None
 
     def check_blob(self, manifest: Manifest) -> list[Damage]:
-        """Read the blob of a manifest whole, from the store; the list is empty when every bit is right.
+        """Read the blob of a manifest whole; the list is empty when every bit is right.
+
+        It is read from the store, while offline from the cache.
 
         Raises:
-            RegistryError: the store cannot be reached.
+            RegistryError: the store cannot be reached; not in the cache while offline.
         """
-        self._refuse_offline("check")
+        if is_offline():
+            if not self.layout.blob_path(manifest.tensors_digest).exists():
+                raise not_seen(self.url, f"the blob {manifest.tensors_digest}")
+            return self._copy.check_blob(manifest)
         try:
             for _ in self._verified_blob(manifest):
                 pass
@@ -169,7 +176,8 @@ class RemoteReader(RegistryReader):
         return []
 
     def _check_manifest(self, digest: str) -> list[Damage]:
-        self._refuse_offline("check")
+        if is_offline():
+            return self._copy._check_manifest(digest)
         try:
             self._remote_manifest(digest)
         except FileNotFoundError:
@@ -215,13 +223,12 @@ class RemoteReader(RegistryReader):
         return manifest
 
     def label(self, path: Path) -> str:
-        """The URL of the object whose copy lies at ``path``."""
-        return self.location(path.relative_to(self.layout.root).as_posix())
+        """The URL of the object whose copy lies at ``path``; while offline the copy itself, since that is looked at."""
+        return str(path) if is_offline() else self.location(path.relative_to(self.layout.root).as_posix())
 
     def read_stored_manifest(self, digest: str) -> Manifest:
         """The manifest of a digest as it is in the store, verified. Raises as :meth:`read_manifest`."""
-        self._refuse_offline("check")
-        return self._remote_manifest(digest)[1]
+        return self._copy.read_manifest(digest) if is_offline() else self._remote_manifest(digest)[1]
 
     # ---- what is there -------------------------------------------------------------------------------
 

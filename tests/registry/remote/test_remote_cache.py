@@ -10,6 +10,7 @@ import time
 import pytest
 
 from sosr_det.errors import CorruptEntryError, RegistryError
+from sosr_det.registry.audit import audit_all, audit_refs
 from sosr_det.registry.cache_root import cache_root
 from sosr_det.registry.digest import tensors_digest
 from sosr_det.registry.files import TEMPORARY
@@ -90,6 +91,11 @@ def test_offline_uses_the_cache_alone(s3, state, fields, monkeypatch, caplog, fo
         assert tensors_digest(offline.load(uri)) == first.tensors_digest
     assert offline.fetch(offline.resolve("sosr://r50")) == first.blob_path
     assert offline.verify("sosr://r50").digest == first.digest
+    audit = audit_refs(offline, [("r50", "latest")])
+    assert audit.ok
+    assert {str(first.blob_path), str(first.manifest_path)} < audit.files
+    with pytest.raises(RegistryError, match=r"the blob \w+ of .* is not in the cache"):
+        audit_all(offline)
     assert [(ref.name, ref.tag) for ref in offline.list_refs()] == [
         ("other", "latest"),
         ("r50", "latest"),
@@ -137,8 +143,13 @@ def test_the_flag(monkeypatch, value, offline):
         is_offline()
 
 
-def test_a_tag_that_was_removed_or_moved_is_not_remembered_as_it_was(s3, state, fields, monkeypatch):
-    ours, theirs = open_registry(s3.root), open_registry(s3.root)
+def test_a_tag_that_was_removed_or_moved_is_not_remembered_as_it_was(
+    s3, state, fields, monkeypatch, tmp_path
+):
+    ours = open_registry(s3.root)
+    with monkeypatch.context() as patch:
+        patch.setenv("SOSR_CACHE", str(tmp_path / "another machine's"))
+        theirs = open_registry(s3.root)
     first = ours.publish(state, fields, "r50", ["latest", "v1"])
     theirs.publish(state, fields | {"seed": 9}, "r50", ["latest"])
     theirs.remove("r50", "v1")
