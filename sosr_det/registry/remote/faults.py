@@ -86,6 +86,11 @@ def _http(error: BaseException) -> tuple[int | None, str]:
     return None, ""
 
 
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status behind an exception, where there is one."""
+    return _http(error)[0]
+
+
 def classify(error: BaseException) -> str | None:
     """Which kind of trouble an exception is, or None when it does not come from the store.
 

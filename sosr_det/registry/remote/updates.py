@@ -99,7 +99,7 @@ class RefUpdates:
 
     def _read(self, key: str) -> tuple[bytes | None, str | None]:
         try:
-            content = self.store.read(key, SIZE_LIMIT)
+            content = self.store.read(key, SIZE_LIMIT, with_version=True)
         except FileNotFoundError:
             return None, None
         return content.data, content.version
