@@ -13,14 +13,15 @@ MOST_QUERIES = 100  # of a decoder, or proposals that are learned
 MOST_PROPOSALS = 20  # that leave a region proposal network, and boxes before non-maximum suppression: 100
 MOST_BOXES = 100
 LOW_SCORE = 1e-3
+NO_WHOLE_MODEL = "no checkpoint of a whole model"
 
 
-def adjust(cfg: Any, swapped: list[dict], image_size: int) -> list[str]:
+def adjust(cfg: Any, checkpoint: str, image_size: int) -> list[str]:
     """Change a config in place for a sweep; returns a phrase for every kind of change.
 
     Args:
         cfg: ``mmengine.config.Config``.
-        swapped: the backbones' settings, whose checkpoints stay.
+        checkpoint: the swapped backbone's, which stays wherever it is.
         image_size: side of the images in pixels; batches are not enlarged beyond it.
     """
     done = [
@@ -33,21 +34,17 @@ def adjust(cfg: Any, swapped: list[dict], image_size: int) -> list[str]:
         _no_checkpointing(cfg),
         _clipped_boxes(cfg),
     ]
-    return [phrase for phrase in [*_no_other_weights(cfg, swapped), *done] if phrase]
+    return [phrase for phrase in [*_no_other_weights(cfg, checkpoint), *done] if phrase]
 
 
-def _no_other_weights(cfg: Any, swapped: list[dict]) -> list[str]:
+def _no_other_weights(cfg: Any, checkpoint: str) -> list[str]:
     """Drop every other checkpoint: they would be downloaded, and a sweep is about the backbone."""
     phrases = []
     for node in walk_dicts(cfg.model):
-        if any(node is settings for settings in swapped):
-            continue
         init_cfg = node.get("init_cfg")
-        if isinstance(init_cfg, dict) and init_cfg.get("checkpoint"):
+        if isinstance(init_cfg, dict) and init_cfg.get("checkpoint") not in (None, checkpoint):
             node["init_cfg"] = None
-            phrases.append(
-                "no checkpoint of a whole model" if "backbone" in node else "no checkpoint of other parts"
-            )
+            phrases.append(NO_WHOLE_MODEL if "backbone" in node else "no checkpoint of other parts")
         if node.get("teacher_ckpt"):
             node["teacher_ckpt"] = None
             phrases.append("the teacher has random weights (its checkpoint would be downloaded)")

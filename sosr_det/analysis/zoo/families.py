@@ -120,7 +120,8 @@ def _find_family(root: Path, name: str, depth: int) -> Family:
     errors, types = [], set()
     for path in paths:
         try:
-            model = Config.fromfile(root / path).get("model") or {}
+            # Without the modules that it names, which nothing here needs and which would import mmcv without its ops.
+            model = Config.fromfile(root / path, import_custom_modules=False).get("model") or {}
         except Exception as error:  # a config may fail in any way: it is a program
             errors.append(f"{path} does not load ({type(error).__name__}: {_first_line(error, root)})")
             continue

@@ -11,7 +11,10 @@ from sosr_det.engine.resnet_layout import BATCH_NORMS, norm_type
 from sosr_det.engine.swap import SwapReport, swap_backbone
 from sosr_det.errors import BackboneMismatchError
 
-PLAIN_LAYERS = "batch norm and plain convolutions in the backbone, as in the entry"
+PLAIN_LAYERS = (
+    "batch norm and plain convolutions of the entry in place of the backbone's group norm or standardised weights: "
+    "the swap alone refuses such a config, and says to do this"
+)
 
 
 def swap(load: Callable[[], Any], uri: str, registry_root: str | Path) -> tuple[Any, SwapReport, list[str]]:

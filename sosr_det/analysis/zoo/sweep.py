@@ -19,6 +19,8 @@ from typing import Any
 from sosr_det.analysis.zoo.families import Family
 from sosr_det.analysis.zoo.result import Trial
 
+STARTUP_LIMIT = 300.0  # seconds for a process to come up; the first waits for the import of MMDetection
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -28,7 +30,7 @@ class Sweep:
         uri: of the backbone.
         registry_root: the registry that has it.
         image_size: side of the images, pixels.
-        time_limit: seconds for one family, the import of MMDetection included.
+        time_limit: seconds for one family, from when its process has started to work.
         memory_limit: GiB of data for one family's process (Linux only).
         jobs: families at a time.
     """
@@ -69,7 +71,8 @@ class _Running:
         self.trial = Trial(family.name, str(family.config))
         self.file = folder / f"{family.name}.json"
         self.log = folder / f"{family.name}.log"
-        self.started = time.monotonic()
+        self.started: float | None = None
+        self.deadline = time.monotonic() + STARTUP_LIMIT
         self.too_long: float | None = None
         self.process = context.Process(
             target=_try_family, args=(sweep, self.trial.to_dict(), str(self.file), str(self.log)), daemon=True
@@ -77,8 +80,11 @@ class _Running:
         self.process.start()
 
     def ended(self, time_limit: float) -> bool:
-        if self.process.is_alive() and time.monotonic() - self.started > time_limit:
-            self.too_long = time_limit
+        if self.started is None and self.file.exists():
+            self.started = time.monotonic()
+            self.deadline = self.started + time_limit
+        if self.process.is_alive() and time.monotonic() > self.deadline:
+            self.too_long = STARTUP_LIMIT if self.started is None else time_limit
             self.stop()
         return not self.process.is_alive()
 

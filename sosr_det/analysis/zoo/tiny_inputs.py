@@ -25,7 +25,6 @@ class Needs:
     task: str  # "detection", "tracking", "semi" or "lanes"
     masks: bool = False
     semantic: bool = False
-    semantic_scale: float = 1.0  # size of the semantic map / size of the image
     proposals: bool = False
     num_classes: int = 1
     num_things: int = 1
@@ -45,7 +44,6 @@ def needs_of(cfg: Any, image_size: int = 128) -> Needs:
     steps = [step for step in _walk(_training_data(cfg)) if isinstance(step.get("type"), str)]
     loaders = [step for step in steps if step["type"].startswith("Load") and "Annotations" in step["type"]]
     panoptic = any(step["type"] == "LoadPanopticAnnotations" for step in loaders)
-    scales = [step.get("scale_factor", 1.0) for step in steps if step["type"] == "SegRescale"]
     processor = cfg.model.get("data_preprocessor", {}).get("type", "")
     task = {"TrackDataPreprocessor": "tracking", "MultiBranchDataPreprocessor": "semi"}.get(
         processor, "detection"
@@ -57,7 +55,6 @@ def needs_of(cfg: Any, image_size: int = 128) -> Needs:
         task,
         masks=panoptic or any(step.get("with_mask") for step in loaders),
         semantic=panoptic or any(step.get("with_seg") for step in loaders),
-        semantic_scale=scales[0] if scales else 1.0,
         proposals=any(step["type"] == "LoadProposals" for step in steps),
         num_classes=_num_classes(nodes),
         num_things=max((n.get("num_things_classes") or 0 for n in nodes), default=0),
@@ -125,8 +122,7 @@ def _image(
             semantic = np.full((height, width), background, dtype=np.int64)
             for mask, label in zip(filled, labels, strict=True):
                 semantic[mask] = label
-            stride = round(1 / needs.semantic_scale)
-            sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(semantic[None, ::stride, ::stride].copy()))
+            sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(semantic[None]))
     return {"inputs": torch.from_numpy(image), "data_samples": sample}
 
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sosr_det.analysis.zoo.adjust import adjust
-from sosr_det.analysis.zoo.families import plain_resnets, zoo_root
+from sosr_det.analysis.zoo.adjust import NO_WHOLE_MODEL, adjust
+from sosr_det.analysis.zoo.families import zoo_root
 from sosr_det.analysis.zoo.result import Trial
 from sosr_det.analysis.zoo.swapping import swap
 from sosr_det.analysis.zoo.text_encoder import local_text_encoder
@@ -76,8 +76,10 @@ def run_trial(
             with stage("swap"):
                 cfg, report, trial.adjusted = swap(lambda: _load(trial.config), uri, registry_root)
                 trial.backbones, trial.extra = report.backbones, report.allowed
-                swapped = [backbone.settings for backbone in plain_resnets(cfg.model)]
-                trial.adjusted += adjust(cfg, swapped, image_size)
+                trial.adjusted += adjust(cfg, report.checkpoint, image_size)
+                if any(line.startswith("removed ") for line in report.warnings):
+                    trial.adjusted.append(NO_WHOLE_MODEL)
+                trial.adjusted = list(dict.fromkeys(trial.adjusted))
             with stage("build"):
                 trial.adjusted += local_text_encoder(cfg, scratch)
                 model = _build(cfg)
@@ -127,13 +129,12 @@ def _load(config: str) -> Any:
     from mmengine.registry import init_default_scope
     from mmengine.utils import import_modules_from_strings
 
-    cfg = Config.fromfile(zoo_root() / config)
     # What a user would write into his config: ops without compiled extension, and the sosr:// scheme.
-    cfg.custom_imports = {"imports": ["sosr_det.register"], "allow_failed_imports": False}
-    import_modules_from_strings(**cfg.custom_imports)
+    import_modules_from_strings(["sosr_det.register"])
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=False)
+    cfg = Config.fromfile(zoo_root() / config)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     return cfg
 
@@ -260,4 +261,4 @@ def _describe_prediction(sample: Any) -> str:
         found.append(f"{len(value)} {name}" if hasattr(value, "__len__") else name)
     if not found:
         raise TrialError("the prediction holds neither instances nor maps")
-    return ", ".join(found)
+    return ", ".join(sorted(found, key=lambda text: text.split()[-1]))
