@@ -43,6 +43,9 @@ def build_criterion(config: dict, num_classes: int) -> nn.Module:
             config[key] = _build_schedule(key, config[key])
     if config.get("type") == "OnlineLabelSmoothing":
         config.setdefault("num_classes", num_classes)
+    # Ours by its class: under another default scope the name may mean another library's (MMDetection has a
+    # CrossEntropyLoss), and a run of a detector in the same process leaves its scope behind.
+    config["type"] = MODELS.module_dict.get(config.get("type"), config.get("type"))
     return MODELS.build(config)
 
 

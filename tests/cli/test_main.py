@@ -105,11 +105,25 @@ def test_wrong_usage_exits_2():
 
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"configs", "doctor", "export", "figures", "report", "sweep", "test", "train"}
+COMMANDS = {"configs", "doctor", "export", "figures", "report", "swap", "sweep", "test", "train", "zoo"}
 GROUPS = {
-    "bench": {"augment", "loss", "step"},
+    "bench": {"augment", "loss", "registry", "step"},
     "data": {"demo", "prepare", "verify"},
-    "registry": {"ls", "resolve", "show", "verify"},
+    "registry": {
+        "ls",
+        "show",
+        "diff",
+        "card",
+        "resolve",
+        "verify",
+        "tag",
+        "rm",
+        "gc",
+        "push",
+        "pull",
+        "import",
+        "export",
+    },
 }
 
 

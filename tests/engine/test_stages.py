@@ -95,7 +95,7 @@ def test_export_of_a_chosen_epoch_and_tag(pretrained, tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "error"),
-    [("nowhere", "does not exist"), ("empty", "no run.json"), ("run/missing.pth", "does not exist")],
+    [("nowhere", "does not exist"), ("empty", "no run record"), ("run/missing.pth", "does not exist")],
 )
 def test_export_refuses(pretrained, tmp_path, source, error):
     (tmp_path / "empty").mkdir()

@@ -561,7 +561,7 @@ def test_command_line(monkeypatch, tmp_path):
     assert asked == [
         SweepOptions(
             CONFIG, ["a=1,2", "b=3"], "4,5", "m", Path("w"), extend=True, stop_on_error=True, dry_run=True,
-            data_root=Path("d"), backbone="x", total_epochs=6, amp=True, registry=Path("r"), cfg_options=["c=7", "e=8"],
+            data_root=Path("d"), backbone="x", total_epochs=6, amp=True, registry="r", cfg_options=["c=7", "e=8"],
         )
     ]  # fmt: skip
 

@@ -111,6 +111,17 @@ def test_plain_cross_entropy_logs_the_same_curves():
     assert set(terms) == {"loss_ce", "overconfident_fraction"}
 
 
+def test_the_loss_is_ours_whichever_library_the_last_run_was_of():
+    from mmdet.models import CrossEntropyLoss as MMDetections
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        terms = classifier()(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), mode="loss")
+        theirs = classifier({"type": "mmdet.CrossEntropyLoss"})
+    assert set(terms) == {"loss_ce", "overconfident_fraction"}
+    assert isinstance(theirs.loss_module, MMDetections)  # the negative control
+
+
 def test_predictions_are_probabilities():
     model = classifier().eval()
     predictions = model(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 4]), mode="predict")

@@ -104,7 +104,13 @@ def work(root, folder, fields, worker, count, seed):
     os._exit(0)
 
 
+def operations(folder):
+    """How many operations all workers have begun."""
+    return sum(path.read_bytes().count(b'"start"') for path in folder.glob("*.log"))
+
+
 def run(root, folder, fields, count, seed, kill_every):
+    """Kill a random process after every ``kill_every`` operations on average, however fast the machine is."""
     rng = random.Random(seed)
 
     def start(worker):
@@ -114,8 +120,12 @@ def run(root, folder, fields, count, seed, kill_every):
 
     children = {worker: start(worker) for worker in range(WORKERS)}
     kills = 0
+    next_kill = 0.0
     while children:
-        time.sleep(rng.uniform(0, 2 * kill_every))
+        next_kill += rng.uniform(0, 2 * kill_every)
+        while operations(folder) < next_kill and all(child.is_alive() for child in children.values()):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.01))  # so that it comes anywhere within an operation
         victim = rng.choice(sorted(children))
         children[victim].kill()
         for worker, child in list(children.items()):
@@ -198,10 +208,10 @@ def storm(tmp_path, fields, count, seed, kill_every):
 
 
 def test_killed_and_simultaneous_processes(tmp_path, fields):
-    assert storm(tmp_path, fields, count=12, seed=1, kill_every=0.15) >= 5
+    assert storm(tmp_path, fields, count=12, seed=1, kill_every=12) >= 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3, 4])
 def test_killed_and_simultaneous_processes_at_full_size(tmp_path, fields, seed):
-    assert storm(tmp_path, fields, count=200, seed=seed, kill_every=0.3) >= 50
+    assert storm(tmp_path, fields, count=200, seed=seed, kill_every=40) >= 50
