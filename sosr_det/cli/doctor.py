@@ -39,6 +39,7 @@ def diagnose() -> tuple[dict[str, str], list[str]]:
     import shutil
 
     from sosr_det.engine.provenance import library_versions
+    from sosr_det.registry.layout import RegistryLayout
     from sosr_det.registry.opening import registry_root
     from sosr_det.registry.remote.urls import is_remote, parse_remote
 
@@ -58,6 +59,8 @@ def diagnose() -> tuple[dict[str, str], list[str]]:
         facts["registry"] = f"{parse_remote(root)} (a store; not contacted)"
     else:
         facts["registry"] = f"{root} ({'exists' if os.path.isdir(root) else 'made at the first publish'})"
+        if warnings := RegistryLayout(root).permissions_warnings():
+            facts["registry access"] = " ".join(warnings)
     return facts, problems
 
 

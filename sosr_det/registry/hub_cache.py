@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from sosr_det.errors import CheckpointError
-
-ENV_OFFLINE = "SOSR_OFFLINE"
+from sosr_det.registry.offline import ENV_OFFLINE, is_offline
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]{0,199}")
 # "resnet50-0676ba61.pth": the beginning of the file's SHA-256. Eight digits that begin with 20 are a date.
@@ -32,7 +30,7 @@ def fetch(url: str) -> Path:
 
     Raises:
         CheckpointError: an address without a usable file name, no contact, an error status, another hash, no space;
-            or it is not in the cache and ``$SOSR_OFFLINE`` is 1.
+            or it is not in the cache and ``$SOSR_OFFLINE`` is set.
     """
     name = _file_name(url)
     expected = _HASH.search(name)
@@ -80,9 +78,9 @@ def _cache_folder() -> Path:
 def _download(url: str, path: Path) -> None:
     import torch
 
-    if os.environ.get(ENV_OFFLINE) == "1":
+    if is_offline():
         raise CheckpointError(
-            f"{url} is not in the cache, and ${ENV_OFFLINE} is 1. Put the file at {path}, or give a local path."
+            f"{url} is not in the cache, and ${ENV_OFFLINE} is set. Put the file at {path}, or give a local path."
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -239,7 +239,7 @@ def test_no_server_no_file_and_no_network_are_explained(server, cache, monkeypat
     assert files_below(cache) == []
     url = serve(server, {"a": torch.ones(1)})
     monkeypatch.setenv("SOSR_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match=r"SOSR_OFFLINE is 1. Put the file at .*net\.pth"):
+    with pytest.raises(CheckpointError, match=r"SOSR_OFFLINE is set. Put the file at .*net\.pth"):
         fetch(url)
     monkeypatch.delenv("SOSR_OFFLINE")
     fetch(url)

@@ -86,7 +86,7 @@ def test_a_damaged_file_in_the_cache_is_noticed(tmp_path, published):
 def test_without_a_connection_the_message_says_where_the_file_belongs(tmp_path, published):
     _, path, _ = published
     path.unlink()
-    with pytest.raises(CheckpointError, match=rf"SOSR_OFFLINE is 1.*{path.name}"):
+    with pytest.raises(CheckpointError, match=rf"SOSR_OFFLINE is set.*{path.name}"):
         import_checkpoint("torchvision://resnet18", "it", tmp_path / "registry")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sosr_det.errors import CheckpointError, ConfigError
-from sosr_det.registry.hub_cache import ENV_OFFLINE, fetch
+from sosr_det.registry.hub_cache import fetch
 from sosr_det.registry.manifest import Preprocessing
+from sosr_det.registry.offline import ENV_OFFLINE, is_offline
 from sosr_det.registry.strict_json import number, parse_json
 from sosr_det.transfer.foreign.architectures import canonical_timm_name
 from sosr_det.transfer.foreign.evidence import Evidence
@@ -173,12 +173,12 @@ def _from_hub(repository: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    offline = os.environ.get(ENV_OFFLINE) == "1"
+    offline = is_offline()
     try:
         return Path(hf_hub_download(repository, file, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = (
-            f"${ENV_OFFLINE} is 1"
+            f"${ENV_OFFLINE} is set"
             if offline
             else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
         )
