@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sosr_det.errors import CorruptEntryError, RegistryError
+from sosr_det.errors import RegistryError
 from sosr_det.registry.digest import is_sha256
 from sosr_det.registry.files import TEMPORARY, Staging, logger
+from sosr_det.registry.marking import Content, Marking
 from sosr_det.registry.owner import Owner
 from sosr_det.registry.pins import FoundPin, find_pins
 
@@ -79,7 +80,7 @@ def collect(registry: Registry, grace_seconds: float, dry_run: bool) -> Collecti
     if not (math.isfinite(grace_seconds) and grace_seconds >= 0):
         raise RegistryError(f"the grace period is {grace_seconds} seconds; expected 0 or more.")
     registry.layout.require()
-    known: dict[str, _Content] = {}
+    known: dict[str, Content] = {}
     plan = _Plan(registry, grace_seconds, time.time(), known)
     found = plan.make()
     if dry_run:
@@ -94,95 +95,33 @@ def collect(registry: Registry, grace_seconds: float, dry_run: bool) -> Collecti
     return found
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What of a manifest matters here."""
-
-    tensors_digest: str
-    parents: tuple[str, ...]
-
-
 class _Plan:
-    def __init__(self, registry: Registry, grace: float, now: float, known: dict[str, _Content]) -> None:
+    def __init__(self, registry: Registry, grace: float, now: float, known: dict[str, Content]) -> None:
         self.registry = registry
         self.layout = registry.layout
         self.grace = grace
         self.now = now
-        self.known = known
-        self.digests = set(registry.manifest_digests())
+        self.marking = Marking(registry, set(registry.manifest_digests()), known)
 
     def make(self) -> Collection:
         found = Collection(dry_run=True, grace_seconds=self.grace)
         found.held = [pin for pin in find_pins(self.layout) if pin.holds]
-        marked = self.with_parents(self._tagged() | ({pin.digest for pin in found.held} & self.digests))
-        unmarked = {digest: self._look("manifest", digest) for digest in self.digests - marked}
+        marking, digests = self.marking, self.marking.digests
+        marked = marking.with_parents(marking.tagged() | ({pin.digest for pin in found.held} & digests))
+        unmarked = {digest: self._look("manifest", digest) for digest in digests - marked}
         young = {digest for digest, item in unmarked.items() if item and item.age < self.grace}
-        kept = marked | self.with_parents(young)
+        kept = marked | marking.with_parents(young)
         for digest, item in sorted(unmarked.items()):
             if item is not None:
-                item = replace(item, note=self._note(digest))
+                item = replace(item, note=marking.note(digest))
                 (found.waiting if digest in kept else found.garbage).append(item)
-        found.num_kept = len(kept & self.digests)
-        in_use = {self.content(digest).tensors_digest for digest in kept}
+        found.num_kept = len(kept & digests)
+        in_use = {marking.content(digest).tensors_digest for digest in kept}
         for item in self._blobs():
             if item.path.stem not in in_use:
                 (found.waiting if item.age < self.grace else found.garbage).append(item)
         found.garbage += self._temporary() + self._expired_pins() + self._lock_leftovers()
         return found
-
-    def with_parents(self, digests: set[str]) -> set[str]:
-        """These manifests and all that they descend from, as far as they are here."""
-        pending, found = list(digests), set[str]()
-        while pending:
-            digest = pending.pop()
-            if digest not in found:
-                found.add(digest)
-                pending += [parent for parent in self.content(digest).parents if parent in self.digests]
-        return found
-
-    def _tagged(self) -> set[str]:
-        """What the tags point to; their content is known from the refs' summaries, without reading manifests."""
-        tagged = set()
-        for listing in self.registry.list_refs():
-            if listing.digest is None or listing.summary is None:
-                ref = f"{listing.name}@{listing.tag}"
-                raise RegistryError(
-                    f"nothing was removed: the tag {ref} cannot be followed, and what it points to might be lost "
-                    f"({listing.error}) Repair it, or remove it with `sosr-det registry rm {ref}`."
-                ) from listing.error
-            self.known[listing.digest] = _Content(listing.summary.tensors_digest, listing.summary.parents)
-            tagged.add(listing.digest)
-        return tagged
-
-    def content(self, digest: str) -> _Content:
-        if digest not in self.known:
-            try:
-                manifest = self.registry.read_manifest(digest)
-            except (FileNotFoundError, RegistryError) as error:
-                raise RegistryError(
-                    f"nothing was removed: the manifest {digest} is kept but cannot be read, and its weights might be "
-                    f"lost ({error}) `sosr-det registry verify --all` says more."
-                ) from error
-            parents = tuple(parent.digest for parent in manifest.parents if parent.digest)
-            self.known[digest] = _Content(manifest.tensors_digest, parents)
-        return self.known[digest]
-
-    def parents(self, digest: str) -> tuple[str, ...]:
-        """The parents of a manifest that may be damaged, and then has none."""
-        try:
-            return self.content(digest).parents
-        except RegistryError:
-            return ()
-
-    def _note(self, digest: str) -> str:
-        try:
-            manifest = self.registry.read_manifest(digest)
-        except CorruptEntryError:
-            return "damaged"
-        except (FileNotFoundError, RegistryError):
-            return ""
-        recipe = f", {manifest.recipe.config_name}" if manifest.recipe else ""
-        return f"{manifest.arch.name}{recipe}, created {manifest.created}"
 
     def _blobs(self) -> list[Garbage]:
         found = []
@@ -239,14 +178,16 @@ class _Sweep:
         """Remove manifests, then blobs, then the rest; returns what is gone."""
         gone: list[Garbage] = []
         spared: set[str] = set()
-        for item in self._children_first([item for item in garbage if item.kind == "manifest"]):
-            if item.path.stem in spared:
+        manifests = {item.path.stem: item for item in garbage if item.kind == "manifest"}
+        for digest in self.plan.marking.children_first(manifests):
+            item = manifests[digest]
+            if digest in spared:
                 continue
             if self._take(item, self._is_pinned):
                 gone.append(item)
             elif item.path.exists():  # pinned meanwhile
-                spared |= self.plan.with_parents({item.path.stem})
-        needed = {self.plan.content(digest).tensors_digest for digest in spared}
+                spared |= self.plan.marking.with_parents({digest})
+        needed = {self.plan.marking.content(digest).tensors_digest for digest in spared}
         for item in garbage:
             if item.kind == "blob":
                 removed = item.path.stem not in needed and self._take(item)
@@ -259,25 +200,6 @@ class _Sweep:
                 with suppress(OSError):  # not empty, as a rule
                     os.rmdir(folder / name)
         return gone
-
-    def _children_first(self, manifests: list[Garbage]) -> list[Garbage]:
-        """In such an order that a manifest can still be spared, with its parents, when its turn comes."""
-        items = {item.path.stem: item for item in manifests}
-        done: dict[str, None] = {}
-
-        def visit(digest: str) -> None:
-            stack = [(digest, False)]
-            while stack:
-                digest, expanded = stack.pop()
-                if expanded:
-                    done.setdefault(digest)
-                elif digest in items and digest not in done:
-                    stack.append((digest, True))
-                    stack += [(parent, False) for parent in self.plan.parents(digest)]
-
-        for digest in items:
-            visit(digest)
-        return [items[digest] for digest in reversed(done)]
 
     def _is_pinned(self, item: Garbage) -> bool:
         return any(pin.holds for pin in find_pins(self.layout, item.path.stem))

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sosr_det.errors import CorruptEntryError, RegistryError
+from sosr_det.errors import RegistryError
 from sosr_det.registry.collect import Collection, Garbage
 from sosr_det.registry.digest import is_sha256
 from sosr_det.registry.files import logger
+from sosr_det.registry.marking import Marking
 from sosr_det.registry.remote.layout import blob_key, manifest_key
 from sosr_det.registry.remote.objects import Info
 from sosr_det.registry.remote.pins import find_remote_pins
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
     from sosr_det.registry.remote.store import RemoteRegistry
 
 _LEFTOVER_SECONDS = 24 * 3600.0  # after which a lock or a temporary file is a dead process's
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What of a manifest matters here."""
-
-    tensors_digest: str
-    parents: tuple[str, ...]
 
 
 def collect_remote(registry: RemoteRegistry, grace_seconds: float, dry_run: bool) -> Collection:
@@ -72,24 +65,25 @@ class _Plan:
         self.objects = registry.objects
         self.grace = grace
         self.now = now
-        self.known: dict[str, _Content] = {}
         # Ages before refs: what is tagged after its age was noted is found among the tags.
         self.infos = self.objects.list("")
-        self.digests = {digest for key in self.infos if (digest := _manifest_digest(key))}
+        digests = {digest for key in self.infos if (digest := _manifest_digest(key))}
+        self.marking = Marking(registry, digests)
 
     def make(self) -> Collection:
         found = Collection(dry_run=True, grace_seconds=self.grace)
         pins = find_remote_pins(self.objects, self.now)
         found.held = [pin for pin in pins if pin.holds]
-        marked = self.with_parents(self._tagged() | ({pin.digest for pin in found.held} & self.digests))
-        unmarked = {digest: self._look("manifest", manifest_key(digest)) for digest in self.digests - marked}
+        marking, digests = self.marking, self.marking.digests
+        marked = marking.with_parents(marking.tagged() | ({pin.digest for pin in found.held} & digests))
+        unmarked = {digest: self._look("manifest", manifest_key(digest)) for digest in digests - marked}
         young = {digest for digest, item in unmarked.items() if item.age < self.grace}
-        kept = marked | self.with_parents(young)
+        kept = marked | marking.with_parents(young)
         for digest, item in sorted(unmarked.items()):
-            item = replace(item, note=self._note(digest))
+            item = replace(item, note=marking.note(digest))
             (found.waiting if digest in kept else found.garbage).append(item)
-        found.num_kept = len(kept & self.digests)
-        self.in_use = {self.content(digest).tensors_digest for digest in kept}
+        found.num_kept = len(kept & digests)
+        self.in_use = {marking.content(digest).tensors_digest for digest in kept}
         for key in sorted(self.infos):
             digest = key.rpartition("/")[2].removesuffix(".safetensors")
             if is_sha256(digest) and key == blob_key(digest) and digest not in self.in_use:
@@ -106,52 +100,6 @@ class _Plan:
                     found.garbage.append(item)
         return found
 
-    def with_parents(self, digests: set[str]) -> set[str]:
-        """These manifests and all that they descend from, as far as they are here."""
-        pending, found = list(digests), set[str]()
-        while pending:
-            digest = pending.pop()
-            if digest not in found:
-                found.add(digest)
-                pending += [parent for parent in self.content(digest).parents if parent in self.digests]
-        return found
-
-    def _tagged(self) -> set[str]:
-        tagged = set()
-        for listing in self.registry.list_refs():
-            if listing.digest is None or listing.summary is None:
-                ref = f"{listing.name}@{listing.tag}"
-                raise RegistryError(
-                    f"nothing was removed: the tag {ref} cannot be followed, and what it points to might be lost "
-                    f"({listing.error}) Repair it, or remove it with `sosr-det registry rm {ref}`."
-                ) from listing.error
-            self.known[listing.digest] = _Content(listing.summary.tensors_digest, listing.summary.parents)
-            tagged.add(listing.digest)
-        return tagged
-
-    def content(self, digest: str) -> _Content:
-        if digest not in self.known:
-            try:
-                manifest = self.registry.read_manifest(digest)
-            except (FileNotFoundError, RegistryError) as error:
-                raise RegistryError(
-                    f"nothing was removed: the manifest {digest} is kept but cannot be read, and its weights might be "
-                    f"lost ({error}) `sosr-det registry verify --all` says more."
-                ) from error
-            parents = tuple(parent.digest for parent in manifest.parents if parent.digest)
-            self.known[digest] = _Content(manifest.tensors_digest, parents)
-        return self.known[digest]
-
-    def _note(self, digest: str) -> str:
-        try:
-            manifest = self.registry.read_manifest(digest)
-        except CorruptEntryError:
-            return "damaged"
-        except (FileNotFoundError, RegistryError):
-            return ""
-        recipe = f", {manifest.recipe.config_name}" if manifest.recipe else ""
-        return f"{manifest.arch.name}{recipe}, created {manifest.created}"
-
     def _look(self, kind: str, key: str, note: str = "") -> Garbage:
         info = self.infos[key]
         # A store that does not say when an object was written: never old enough.
@@ -166,12 +114,15 @@ class _Plan:
         keys = {id(item): str(item.path)[start:] for item in garbage}
         gone: list[Garbage] = []
         spared: set[str] = set()
-        for item in self._children_first([item for item in garbage if item.kind == "manifest"]):
-            digest = _manifest_digest(keys[id(item)]) or ""
+        manifests = {
+            _manifest_digest(keys[id(item)]) or "": item for item in garbage if item.kind == "manifest"
+        }
+        for digest in self.marking.children_first(manifests):
+            item = manifests[digest]
             if digest in spared:
                 continue
             if self._was_renewed(keys[id(item)]) or self._is_pinned(digest):
-                spared |= self.with_parents({digest})
+                spared |= self.marking.with_parents({digest})
                 continue
             self.objects.delete(keys[id(item)])
             gone.append(item)
@@ -202,37 +153,15 @@ class _Plan:
         wanted = key.rpartition("/")[2].removesuffix(".safetensors")
         for digest in self.registry.manifest_digests():
             if digest in taken:  # written again after it was taken
-                self.known.pop(digest, None)
+                self.marking.known.pop(digest, None)
             try:
-                if self.content(digest).tensors_digest == wanted:
+                if self.marking.content(digest).tensors_digest == wanted:
                     return True
             except RegistryError as error:
-                if digest not in self.digests:
+                if digest not in self.marking.digests:
                     logger.warning("%s is left, because a new manifest cannot be read: %s", key, error)
                     return True
         return False
-
-    def _children_first(self, manifests: list[Garbage]) -> list[Garbage]:
-        """In such an order that a manifest can still be spared, with its parents, when its turn comes."""
-        items = {str(item.path).rpartition("/")[2].removesuffix(".json"): item for item in manifests}
-        done: dict[str, None] = {}
-
-        def parents(digest: str) -> tuple[str, ...]:
-            try:
-                return self.content(digest).parents
-            except RegistryError:  # damaged: it has none that could be known
-                return ()
-
-        for first in items:
-            stack = [(first, False)]
-            while stack:
-                digest, expanded = stack.pop()
-                if expanded:
-                    done.setdefault(digest)
-                elif digest in items and digest not in done:
-                    stack.append((digest, True))
-                    stack += [(parent, False) for parent in parents(digest)]
-        return [items[digest] for digest in reversed(done)]
 
 
 def _manifest_digest(key: str) -> str | None:
