@@ -161,8 +161,8 @@ class TransferReport:
             for prefix in ("module.backbone.", "backbone.", "module.", "encoder_q.", "model."):
                 if set(self.unexpected) & {prefix + name for name in self.missing}:
                     return (
-                        f"the source's names carry the prefix {prefix!r}. Publish the backbone with "
-                        "`sosr-det export` and use its sosr:// URI, or strip the prefix from the file."
+                        f"the source's names carry the prefix {prefix!r}. `sosr-det registry import FILE --name NAME` "
+                        "takes the backbone out of the file; then use sosr://NAME."
                     )
         if self.shape_mismatched:
             return "another architecture or depth; compare the backbone's depth with the checkpoint's."
