@@ -268,7 +268,7 @@ class Staging:
         """Take back what was placed or removed, last first: the old file returns, a new one goes.
 
         If one cannot be taken back, that is logged and those placed before it stay as well, because it may
-        need them: a ref must never be left without its manifest. Nothing is taken back when ``guard`` raises,
+        need them: a ref must never be left without its manifest. The old files then stay in ``tmp_dir``. Nothing is taken back when ``guard`` raises,
         except with ``unguarded``, which is for files that are named by their content.
         """
         try:
@@ -277,14 +277,21 @@ class Staging:
         except RegistryError as error:
             logger.warning("not taking back what was written: %s", error)
             self._placed.clear()
-        for target, backup in reversed(self._placed):
+        while self._placed:
+            target, backup = self._placed[-1]
             try:
                 if backup is None:
                     target.unlink(missing_ok=True)
                 else:
+                    target.parent.mkdir(parents=True, exist_ok=True)  # gone with the last tag of a name
                     os.replace(backup, target)
                     self._staged.discard(backup)
             except OSError as failure:
-                logger.warning("could not take back %s after a failed publish: %s", target, failure)
+                logger.warning("could not take back %s: %s", target, failure)
                 break
+            self._placed.pop()
+        for target, backup in self._placed:
+            if backup is not None:  # maybe the only copy: leaving the block must not remove it
+                self._staged.discard(backup)
+                logger.warning("what %s was before is kept as %s", target, backup)
         self._placed.clear()

@@ -141,6 +141,46 @@ def test_nothing_is_taken_back_without_the_lock_unless_that_cannot_hurt(tmp_path
     assert not list((tmp_path / "tmp").iterdir())
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_the_only_copy_of_what_cannot_be_brought_back_is_kept(tmp_path, monkeypatch, caplog, how):
+    """A rollback that fails must not end with the old file deleted as a temporary one: it is named instead."""
+    (tmp_path / "refs").mkdir()
+    old = tmp_path / "refs" / "old"
+    old.write_bytes(b"old")
+    real = os.replace
+
+    def replace(source, target):
+        if target == old and tampered:
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    tampered = False
+    monkeypatch.setattr(os, "replace", replace)
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        if how == "removed":
+            staging.remove(old)
+        else:
+            staging.place(staging.write([b"new"], old), old, keep_old=True)
+        tampered = True
+        staging.rollback()
+    [kept] = (tmp_path / "tmp").iterdir()
+    assert kept.read_bytes() == b"old"
+    assert str(kept) in caplog.text
+
+
+def test_a_folder_that_went_with_its_last_file_comes_back(tmp_path):
+    """Removing the last tag removes the folder of the name; an interrupt after that must not lose the tag."""
+    (tmp_path / "refs").mkdir()
+    old = tmp_path / "refs" / "old"
+    old.write_bytes(b"old")
+    with Staging(tmp_path, tmp_path / "tmp") as staging:
+        staging.remove(old)
+        old.parent.rmdir()
+        staging.rollback()
+    assert old.read_bytes() == b"old"
+    assert not list((tmp_path / "tmp").iterdir())
+
+
 def test_removing_what_is_not_there(tmp_path):
     with Staging(tmp_path, tmp_path / "tmp") as staging, pytest.raises(FileNotFoundError):
         staging.remove(tmp_path / "absent")
