@@ -172,7 +172,7 @@ def _check_probe(
     elsewhere = {name.partition(".")[0] for name in shared}
     differences, excused = {}, []
     for stage, text in compare_probe(live, probe).items():
-        if stage in elsewhere or stage >= _first_touched(report) or allowance.probe(stage):
+        if stage in elsewhere or _is_touched(stage, report) or allowance.probe(stage):
             excused.append(stage)
         else:
             differences[stage] = text
@@ -191,10 +191,10 @@ def _check_probe(
     )
 
 
-def _first_touched(report: TransferReport) -> str:
-    """The first stage whose tensors were allowed to differ; later ones compute on what it gives."""
+def _is_touched(stage: str, report: TransferReport) -> bool:
+    """Whether ``stage`` computes with tensors that were allowed to differ, or on what such a stage gives."""
     stages = [n.partition(".")[0] if n.startswith("layer") else "layer1" for n in report.allowed]
-    return min(stages, default="layer9")
+    return bool(stages) and stage >= min(stages)  # the pooled features come after every layer, by name too
 
 
 def warn(text: str) -> None:

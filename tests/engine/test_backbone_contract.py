@@ -16,9 +16,11 @@ from torch import nn
 import sosr_det.register  # noqa: F401  mmcv's ops, before mmdet
 from sosr_det.engine.hooks import BackboneContractHook
 from sosr_det.engine.hooks.backbone_contract import attach_to_every_runner
+from sosr_det.engine.live_contract import check_backbone, load_weights
 from sosr_det.errors import BackboneMismatchError, ConfigError, SosrError
 from sosr_det.registry import Registry
 from sosr_det.registry.manifest import Preprocessing
+from sosr_det.transfer.contract import Allowance
 from sosr_det.transfer.probe import compute_probe
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -392,3 +394,38 @@ def test_collection_spares_a_running_job(tmp_path):
     own.collect(grace_seconds=0, dry_run=False)
     with pytest.raises(SosrError):
         own.resolve(entry.pinned_uri)
+
+
+# ---- classifiers of ours -------------------------------------------------------------------------------------------
+
+
+def test_a_network_without_stages_is_compared_by_its_pooled_features(registry, tmp_path):
+    """Small networks have no ``layer1`` … ``layer4``: their probe is the pooled output, and it must count."""
+    from sosr_det.models import build_backbone
+
+    torch.manual_seed(0)
+    network = build_backbone("resnet20")[0]
+    preprocessing = Preprocessing("rgb", tuple(MEAN), tuple(STD), "0-255", "bilinear", (32, 32))
+    arch = {"name": "resnet20", "library": "pytorchcv", "style": None, "stem": "3x3", "feature_channels": []}
+    fields = {"arch": arch, "preprocessing": preprocessing, "probe": compute_probe(network, preprocessing)}
+    registry.publish(network.state_dict(), fields, "small")
+    model = MODELS.build(
+        {
+            "type": "BackboneClassifier", "backbone": {"arch": "resnet20"}, "num_classes": 3,
+            "loss": {"type": "CrossEntropy"},
+            "data_preprocessor": {"type": "ClassificationPreprocessor", "mean": MEAN, "std": STD},
+        }
+    )  # fmt: skip
+    model.backbone.load_state_dict(network.state_dict())
+    weights = load_weights("sosr://small")
+
+    def check(*allow):
+        return check_backbone(model, "backbone", model.backbone, weights, Allowance(allow), {}).lines
+
+    assert check() == ["probe: the features agree (pooled)"]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+    with pytest.raises(BackboneMismatchError, match="after pooled, the features differ"):
+        check()
+    assert "not compared: pooled" in check("probe")[0]
