@@ -127,11 +127,20 @@ class RemoteRegistry(RemoteReader):
                 f"{uri} is a digest, which has no name of its own; say under which name the tag goes (--name NAME)."
             )
         check_name(target)
+
+        def require_content() -> None:
+            if missing := self._missing(entry.digest, entry.manifest):
+                expected = f"what {uri} pointed to"
+                raise Damage(self.location(missing[0]), "file", expected, "no such object (any more)").error()
+
+        self._refresh(entry.digest)  # a collection that runs just now spares what was written anew
+        require_content()
         undo = self._set_refs(target, tags, entry.digest, entry.manifest)
-        if missing := self._missing(entry.digest, entry.manifest):
+        try:
+            require_content()
+        except BaseException:
             undo()
-            expected = f"what {uri} pointed to"
-            raise Damage(self.location(missing[0]), "file", expected, "no such object (any more)").error()
+            raise
         return self._entry(entry.digest, entry.manifest, target, tags[0])
 
     def remove(self, name: str, tag: str | None = None) -> list[tuple[str, str]]:
@@ -156,9 +165,9 @@ class RemoteRegistry(RemoteReader):
                 raise self._unknown(name, each) from None
             except CorruptEntryError:  # can be removed all the same
                 digest = None
+            self._refresh(digest)  # first, or a collection between the two would find it old and without a tag
             self.updates.delete(ref_key(name, each))
             self.layout.forget(self.layout.ref_path(name, each))
-            self._refresh(digest)
         return [(name, each) for each in removed]
 
     def collect(self, grace_seconds: float = GRACE_SECONDS, dry_run: bool = True) -> Collection:

@@ -105,17 +105,18 @@ def test_nothing_goes_when_a_ref_or_a_kept_manifest_cannot_be_read(remote, field
 
 def test_what_is_published_while_a_collection_runs_survives(remote, fields, monkeypatch):
     """Between the look at the store and the removal: a tag, a pin, and a new manifest for old weights."""
-    entries = [remote.publish(tensors(n), fields, f"n{n}") for n in range(4)]
-    for n in range(4):
+    entries = [remote.publish(tensors(n), fields, f"n{n}") for n in range(5)]
+    for n in range(5):
         remote.remove(f"n{n}")
     other = open_registry(remote.url.text)
     real = module._Plan.sweep
 
     def sweep(plan, garbage):
-        assert len(garbage) == 8
+        assert len(garbage) == 10
         other.publish(tensors(0), fields, "n0")  # the same manifest again
         other.publish(tensors(1), fields | {"seed": 1234}, "again")  # another manifest of the same weights
         other.hold(entries[2].digest)
+        other.tag(entries[4].pinned_uri, ["v1"], name="n4")
         return real(plan, garbage)
 
     monkeypatch.setattr(module._Plan, "sweep", sweep)
@@ -141,8 +142,39 @@ def test_what_is_published_while_a_collection_runs_survives(remote, fields, monk
     assert f"{entries[3].tensors_digest}.safetensors" in gone
     assert f"{entries[1].digest}.json" in gone
     assert len(gone) == 3
-    for uri in ("sosr://n0", "sosr://again", entries[2].pinned_uri):
+    for uri in ("sosr://n0", "sosr://again", entries[2].pinned_uri, "sosr://n4@v1"):
         assert not other.check(other.resolve(uri))
+
+
+def test_tagging_what_was_collected_moves_no_tag(remote, fields):
+    """The cache still has it, the store does not: nobody may meet a tag that leads nowhere, not for a moment."""
+    gone, kept = remote.publish(tensors(1), fields, "gone"), remote.publish(tensors(2), fields, "kept")
+    for key in entry_keys(gone):
+        remote.objects.delete(key)
+    moved = []
+    update = remote.updates.update
+    remote.updates.update = lambda key, change: moved.append(key) or update(key, change)
+    with pytest.raises(CorruptEntryError, match="no such object"):
+        remote.tag(gone.pinned_uri, ["latest"], name="kept")
+    assert not moved
+    assert remote.read_ref("kept").digest == kept.digest
+
+
+def test_a_manifest_is_renewed_before_its_last_tag_goes(remote, fields):
+    """Else a collection between the two would find it old and without a tag, and not wait for the grace period."""
+    entry = remote.publish(tensors(1), fields, "a")
+    steps = []
+    put, delete = type(remote.objects).put, remote.updates.delete
+
+    def noting(key, data, **kwargs):
+        steps.append(key)
+        return put(remote.objects, key, data, **kwargs)
+
+    remote.objects.put = noting
+    remote.updates.delete = lambda key: steps.append(f"removed {key}") or delete(key)
+    remote.remove("a")
+    manifest, ref = f"manifests/sha256/{entry.digest}.json", "removed refs/a/latest.json"
+    assert steps.index(manifest) < steps.index(ref)
 
 
 def test_the_grace_period_starts_when_the_last_tag_leaves(remote, fields, monkeypatch):
@@ -157,9 +189,8 @@ def test_the_grace_period_starts_when_the_last_tag_leaves(remote, fields, monkey
     manifest = f"manifests/sha256/{first.digest}.json"
     remote.publish(tensors(2), fields, "a")
     assert manifest in writes
-    writes.clear()
     remote.tag(first.pinned_uri, ["old"], name="a")
-    assert manifest not in writes
+    writes.clear()
     remote.remove("a", "old")
     assert manifest in writes
 
