@@ -15,6 +15,7 @@ from sosr_det.cli.registry import app
 from sosr_det.cli.registry.maintenance import parse_duration
 from sosr_det.errors import ConfigError, RegistryError
 from sosr_det.registry import reading
+from sosr_det.registry.store import Registry
 
 
 @pytest.fixture
@@ -108,6 +109,20 @@ def test_rm_of_a_name_with_several_tags_wants_to_be_told(run, registry, entry):
         {"name": "r50", "tag": tag, "digest": entry.digest, "still_tagged": False} for tag in ("latest", "v1")
     ]
     assert registry.names() == []
+
+
+def test_rm_takes_no_tag_that_came_meanwhile(run, registry, entry, monkeypatch):
+    """The name had one tag when it was looked at; the tag that somebody sets then was not asked to go."""
+    registry.remove("r50", "latest")
+    remove = Registry.remove
+
+    def after_someone_else(self, name, tag=None):
+        Registry(registry.root).tag("sosr://r50@v1", ["v2"])
+        return remove(self, name, tag)
+
+    monkeypatch.setattr(Registry, "remove", after_someone_else)
+    assert "removed r50@v1" in run("rm", "r50").stdout
+    assert registry.tags("r50") == ["v2"]
 
 
 def test_rm_of_a_damaged_ref(run, registry, entry):

@@ -124,6 +124,8 @@ def remove_command(
         )
     if tag is not None and all_tags:
         raise ConfigError(f"{name} names one tag and --all-tags means all; leave out one of them.")
+    if not all_tags and tags:
+        tag = tag or tags[0]  # this one, and none that somebody sets meanwhile
     digests = {each: _digest_of(registry, wanted.name, each) for each in ([tag] if tag else tags)}
     removed = registry.remove(wanted.name, tag)
     in_use = {listing.digest for listing in registry.list_refs()}
