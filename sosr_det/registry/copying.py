@@ -180,8 +180,9 @@ class Copier:
         if not isinstance(target, Registry):
             return target.holds(entry.digest, entry.manifest)
         try:
+            target.require()  # what a copy of a folder that broke off left is no registry yet
             target.entry_of_manifest(entry.digest)
-        except (FileNotFoundError, CorruptEntryError):
+        except (FileNotFoundError, RegistryError):  # adding says what is wrong, if it is
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -81,6 +82,16 @@ def test_only_the_content_that_is_missing_is_sent(local, other, fields):
     if hasattr(other, "objects"):
         assert sum(sent) == first.manifest.size_bytes
         assert other.progress is None
+
+
+def test_a_folder_that_was_only_half_made_a_registry_becomes_one(local, fields, tmp_path):
+    """Blob, manifest and ref are there, but the file that makes the folder a registry is not (a copy that broke off)."""
+    entry = local.publish(w(1), fields, "a")
+    half = tmp_path / "half"
+    shutil.copytree(local.root, half)
+    (half / "registry.json").unlink()
+    Copier(local, open_registry(half)).copy("sosr://a")
+    assert open_registry(half).resolve("sosr://a").digest == entry.digest
 
 
 def test_a_tag_is_not_taken_from_another_entry(local, other, fields):
