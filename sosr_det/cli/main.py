@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ``SOSR_TRACEBACK=1`` shows the full traceback of any error.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a Latin-1 terminal shows "?" for the lines of a tree
     # Read when torch loads OpenMP. Its threads spin at barriers by default, which on a machine whose cores also decode
     # images costs far more than sleeping does: measured on 2 busy cores 0.37 s instead of 0.7 s per step.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

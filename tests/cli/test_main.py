@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,17 @@ def test_errors_exit_non_zero_without_a_traceback(tmp_path):
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_another_one():
+    """Latin-1 lacks the dots of shortened cells and the lines of family trees."""
+    code = "import typer\nfrom sosr_det.cli.main import app, main\n"
+    code += "app.command('say')(lambda: typer.echo('sosr \\u2026 \\u2514 \\xe4'))\nmain(['say'])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"}
+    )
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert run.stdout.split() == [b"sosr", b"?", b"?", b"\xe4"]
 
 
 def test_wrong_usage_exits_2():
