@@ -34,7 +34,7 @@ class FrozenTensors:
         self._observed = False
 
     def keep_equal(self) -> list[str]:
-        """At a resumed run's start: watch only what still equals the source; the rest was trained.
+        """Watch only what equals the source now: the rest was trained before this run was resumed, or may differ.
 
         Returns:
             Names of frozen parameters that are not the source's any more.

@@ -81,8 +81,11 @@ def pretrained_init(model: Any, backbone: Any) -> dict | None:
         else getattr(backbone, "init_cfg", None)
     )
     for candidate in own if isinstance(own, (list, tuple)) else [own]:
-        if isinstance(candidate, dict) and candidate.get("type") in ("Pretrained", "PretrainedInit"):
-            return dict(candidate)
+        if isinstance(candidate, dict):
+            kind = candidate.get("type")  # a class in Python-style configs, or a name with its scope
+            name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
+            if name in ("Pretrained", "PretrainedInit"):
+                return dict(candidate)
     return None
 
 

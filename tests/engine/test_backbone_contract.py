@@ -249,6 +249,32 @@ def test_a_checkpoint_of_the_whole_model_is_what_counts(tmp_path):
     assert "119 missing" not in refused(tmp_path, load_from=str(tmp_path / "part.pth"), hook={})
 
 
+def test_an_init_cfg_may_name_its_class(tmp_path):
+    """As MMEngine's Python-style configs do; it is the same thing as its name."""
+    from mmengine.model import PretrainedInit
+
+    for kind in (PretrainedInit, "PretrainedInit", "mmengine.Pretrained"):
+        init_cfg = {"type": kind, "checkpoint": "sosr://r18"}
+        text = log(run(tmp_path, uri=None, backbone={"init_cfg": init_cfg}))
+        assert "contract kept: backbone from sosr://r18" in text
+        assert "random weights" not in text
+    wrong = {"init_cfg": init_cfg, "norm_cfg": {"type": "BN", "eps": 1e-3}}
+    assert "computes something else" in refused(tmp_path, uri=None, backbone=wrong)
+
+
+def test_frozen_tensors_of_others_files_are_reported_where_the_hook_is_not_named(tmp_path):
+    """Somebody's momentum encoder is frozen and changes on purpose; their run must not end with an error for it."""
+    torch.save(resnet().state_dict(), tmp_path / "weights.pth")
+
+    def meddle(model, step):
+        model.backbone.conv1.weight.data.add_(1)
+
+    file = str(tmp_path / "weights.pth")
+    assert "1 of 75 frozen tensors" in log(run(tmp_path, uri=file, do=meddle))
+    assert "1 of 75 frozen tensors" in refused(tmp_path, uri=file, do=meddle, hook={})
+    assert "1 of 75 frozen tensors" in refused(tmp_path, do=meddle)
+
+
 def test_a_student_and_its_teacher_are_both_compared(tmp_path):
     text = log(run(tmp_path, nested=True))
     assert "contract kept (student.backbone)" in text
@@ -270,6 +296,14 @@ def test_allowed_exceptions_are_used_and_recorded(tmp_path):
     assert transfer["allowed_tensors"] == {"layer3.0.bn1.bias": "missing from the source"}
     assert (transfer["matched"], transfer["allowed"]) == (119, 1)
     assert "not needed: --allow layer9.*" in log(runner)
+
+
+def test_a_frozen_tensor_that_was_allowed_to_differ_is_not_watched(tmp_path):
+    state = resnet().state_dict()
+    state["bn1.weight"][0] = float("nan")  # equals nothing, not even itself
+    torch.save(state, tmp_path / "weights.pth")
+    runner = run(tmp_path, uri=str(tmp_path / "weights.pth"), hook={"allow": ["bn1.weight"]})
+    assert "contract kept: 74 frozen tensors" in log(runner)
 
 
 @pytest.mark.parametrize(

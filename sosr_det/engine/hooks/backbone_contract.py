@@ -50,7 +50,7 @@ class BackboneContractHook(Hook):
         ConfigError: the registry entry was trained with another depth, stride style or preprocessing.
 
     Raises (in ``after_train``):
-        BackboneMismatchError: frozen tensors changed.
+        BackboneMismatchError: frozen tensors changed (a warning where the above are).
     """
 
     priority = "VERY_LOW"
@@ -58,7 +58,7 @@ class BackboneContractHook(Hook):
     def __init__(self, allow: Sequence[str] = (), automatic: bool = False) -> None:
         self.allowance = Allowance(allow)
         self.automatic = automatic
-        self._frozen: list[FrozenTensors] = []
+        self._frozen: list[tuple[FrozenTensors, bool]] = []  # and whether a change is an error
         self._pins: dict[str, Any] = {}
 
     def before_train(self, runner) -> None:
@@ -71,15 +71,21 @@ class BackboneContractHook(Hook):
             warn(f"backbone: not needed: --allow {' '.join(self.allowance.unused)}")
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        for frozen in self._frozen:
+        for frozen, _ in self._frozen:
             frozen.observe()
         for pin in self._pins.values():
             pin.refresh()
 
     def after_train(self, runner) -> None:
         with self._released_on_error():
-            for frozen in self._frozen:
-                count = frozen.require_unchanged()
+            for frozen, strict in self._frozen:
+                try:
+                    count = frozen.require_unchanged()
+                except BackboneMismatchError as error:
+                    if strict:
+                        raise
+                    warn(f"backbone: {error}")
+                    continue
                 if count and is_main_process():
                     print_log(
                         f"contract kept: {count} frozen tensors are still those of {frozen.uri}, bit for bit",
@@ -121,9 +127,10 @@ class BackboneContractHook(Hook):
             warn(f"backbone: {uri} is not compared: {error}" if runner.iter else f"backbone: {error}")
             return
         if "teacher" not in name.split("."):  # which follows the student, frozen or not
-            self._frozen.append(FrozenTensors(backbone, weights.tensors, weights.uri))
-            changed = self._frozen[-1].keep_equal() if runner.iter else []
-            if changed:
+            frozen = FrozenTensors(backbone, weights.tensors, weights.uri)
+            self._frozen.append((frozen, strict))
+            changed = frozen.keep_equal()  # at a start, what was allowed to differ by name
+            if changed and runner.iter:
                 warn(
                     f"backbone: {len(changed)} frozen tensors are not those of {uri} as this run is resumed "
                     f"({', '.join(changed[:3])}, …): they came from elsewhere (load_from?) and are not watched."
