@@ -268,8 +268,9 @@ class Staging:
         """Take back what was placed or removed, last first: the old file returns, a new one goes.
 
         If one cannot be taken back, that is logged and those placed before it stay as well, because it may
-        need them: a ref must never be left without its manifest. The old files then stay in ``tmp_dir``. Nothing is taken back when ``guard`` raises,
-        except with ``unguarded``, which is for files that are named by their content.
+        need them: a ref must never be left without its manifest. The old files then stay in ``tmp_dir``. Nothing
+        is taken back when ``guard`` raises, except with ``unguarded``, which is for files that are named by their
+        content.
         """
         try:
             if not unguarded:

@@ -165,7 +165,8 @@ class RemoteRegistry(RemoteReader):
                 raise self._unknown(name, each) from None
             except CorruptEntryError:  # can be removed all the same
                 digest = None
-            self._refresh(digest)  # first, or a collection between the two would find it old and without a tag
+            # Before the tag goes, or a collection between the two would find it old and without a tag.
+            self._refresh(digest)
             self.updates.delete(ref_key(name, each))
             self.layout.forget(self.layout.ref_path(name, each))
         return [(name, each) for each in removed]

@@ -85,7 +85,7 @@ def test_only_the_content_that_is_missing_is_sent(local, other, fields):
 
 
 def test_a_folder_that_was_only_half_made_a_registry_becomes_one(local, fields, tmp_path):
-    """Blob, manifest and ref are there, but the file that makes the folder a registry is not (a copy that broke off)."""
+    """A copy that broke off: blob, manifest and ref came, the file that makes the folder a registry did not."""
     entry = local.publish(w(1), fields, "a")
     half = tmp_path / "half"
     shutil.copytree(local.root, half)
