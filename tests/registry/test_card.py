@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,3 +290,17 @@ def test_the_command_prints_and_writes(registry, entry, tmp_path):
     answer = json.loads(run("--json").stdout)
     assert (answer["card"], answer["digest"]) == (text, entry.digest)
     assert answer["front_matter"] == parts(text)[0]
+
+
+def test_a_file_system_that_refuses_writing_is_an_error_with_advice(registry, entry, tmp_path, monkeypatch):
+    """On one that is read-only, removing the temporary file fails too."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    arguments = ["card", "r50@v1", "--registry", str(registry.root), "--out", str(tmp_path / "README.md")]
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, ConfigError)
+    assert "Read-only file system" in str(error)
