@@ -20,7 +20,6 @@ from sosr_det.registry.digest import is_sha256
 from sosr_det.registry.files import logger
 from sosr_det.registry.marking import Marking
 from sosr_det.registry.remote.layout import blob_key, manifest_key
-from sosr_det.registry.remote.objects import Info
 from sosr_det.registry.remote.pins import find_remote_pins
 
 if TYPE_CHECKING:
@@ -121,7 +120,10 @@ class _Plan:
             item = manifests[digest]
             if digest in spared:
                 continue
-            if self._was_renewed(keys[id(item)]) or self._is_pinned(digest):
+            renewed = self._was_renewed(keys[id(item)])
+            if renewed is None:  # another collection was here first
+                continue
+            if renewed or self._is_pinned(digest):
                 spared |= self.marking.with_parents({digest})
                 continue
             self.objects.delete(keys[id(item)])
@@ -131,19 +133,19 @@ class _Plan:
             key = keys[id(item)]
             if item.kind == "manifest":
                 continue
-            if item.kind == "blob" and (self._was_renewed(key) or self._needed(key, taken)):
+            if item.kind == "blob" and (self._was_renewed(key) is not False or self._needed(key, taken)):
                 continue
             self.objects.delete(key)
             gone.append(item)
         return gone
 
-    def _was_renewed(self, key: str) -> bool:
-        """Whether an object was written since its age was noted; also for one that is gone."""
+    def _was_renewed(self, key: str) -> bool | None:
+        """Whether an object was written since its age was noted; None when it is gone."""
         try:
-            now: Info | None = self.objects.info(key)
+            now = self.objects.info(key)
         except FileNotFoundError:
-            return True
-        return now is not None and now.modified != self.infos[key].modified
+            return None
+        return now.modified != self.infos[key].modified
 
     def _is_pinned(self, digest: str) -> bool:
         return any(pin.holds for pin in find_remote_pins(self.objects, self.now, digest))

@@ -146,6 +146,29 @@ def test_what_is_published_while_a_collection_runs_survives(remote, fields, monk
         assert not other.check(other.resolve(uri))
 
 
+def test_two_collections_at_once(remote, fields, fresh_cache, monkeypatch):
+    """What the other one took first is no trouble, also where this machine has never read it."""
+    for n in range(3):
+        remote.publish(tensors(n), fields, f"n{n}")
+        remote.remove(f"n{n}")
+    kept = remote.publish(tensors(9), fields, "kept")
+    fresh_cache()
+    age(remote, monkeypatch, 7200)
+    real, ran = module.find_remote_pins, []
+
+    def first_the_other(*arguments):
+        if not ran:
+            ran.append(True)
+            assert len(open_registry(remote.url.text).collect(3600, dry_run=False).garbage) == 6
+            fresh_cache()
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "find_remote_pins", first_the_other)
+    assert open_registry(remote.url.text).collect(3600, dry_run=False).garbage == []
+    assert entry_keys(kept) <= keys(remote)
+    assert not {key for key in keys(remote) - entry_keys(kept) if key.startswith(("blobs", "manifests"))}
+
+
 def test_tagging_what_was_collected_moves_no_tag(remote, fields):
     """The cache still has it, the store does not: nobody may meet a tag that leads nowhere, not for a moment."""
     gone, kept = remote.publish(tensors(1), fields, "gone"), remote.publish(tensors(2), fields, "kept")
