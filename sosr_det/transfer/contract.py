@@ -19,27 +19,37 @@ CLASSIFIER_HEAD_KEYS = frozenset(
     f"{head}.{part}" for head in ("fc", "head", "classifier", "head.fc") for part in ("weight", "bias")
 )
 
+# A pattern that matches all of these names no part of a network.
+_NOTHING_IN_COMMON = ("conv1.weight", "bn1.running_mean", "layer4.1.bn2.bias")
+
 
 class Allowance:
     """Exceptions from the contract, allowed by name; remembers which of them were needed.
 
     Args:
         names: patterns of tensor names, where ``*`` also spans dots (``layer3.*.conv2.conv_offset.*``), and words:
-            ``probe`` (the features of the probe image may differ), ``probe.layer3`` (from that stage on),
+            ``probe`` (the features of the probe image may differ), ``probe.layer3`` (from that stage on;
+            ``probe.pooled`` for networks without such stages),
             ``preprocessing`` (channel order, mean and std may be others than the entry's), ``style`` (the stride
             style may).
 
     Raises:
-        ConfigError: an empty name, or one that would allow everything.
+        ConfigError: an empty name, one that would allow every tensor, or a stage that no probe has.
     """
 
     WORDS = ("probe", "preprocessing", "style")
+    STAGES = ("layer1", "layer2", "layer3", "layer4", "pooled")
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names = tuple(dict.fromkeys(names))
         self._used: set[str] = set()
         for name in self.names:
-            if not name.strip("*?.[]!"):
+            if name.startswith("probe.") and name.removeprefix("probe.") not in self.STAGES:
+                raise ConfigError(
+                    f"--allow {name!r}: a probe has no such stage. Expected one of "
+                    f"{', '.join(f'probe.{stage}' for stage in self.STAGES)}, or probe for all of them."
+                )
+            if not name or all(fnmatchcase(tensor, name) for tensor in _NOTHING_IN_COMMON):
                 raise ConfigError(
                     f"--allow {name!r} would allow anything; name the exception: tensor names such as "
                     f"'layer3.*.conv2.conv_offset.*', or {', '.join(self.WORDS)}, probe.layer4."
@@ -298,44 +308,55 @@ def require_match(report: TransferReport) -> None:
 
 
 def check_arch(
-    backbone_cfg: Mapping[str, Any], arch: Arch, source_name: str, allow: Allowance | Iterable[str] = ()
+    backbone_cfg: Mapping[str, Any],
+    arch: Arch,
+    source_name: str,
+    allow: Allowance | Iterable[str] = (),
+    place: str = "model.backbone",
 ) -> None:
     """Compare a config's backbone with the entry's architecture before anything is built.
 
     Args:
         backbone_cfg: ``model.backbone`` of an MMDetection config (``depth``, ``style``) or of ours (``arch``).
-        arch: the manifest's architecture record.
-        source_name: for messages.
+        arch: the manifest's architecture record; a whole detector's says its backbone's style and no depth.
+        source_name, place: for messages.
 
     Raises:
         ConfigError: another architecture or depth, or a bottleneck that strides elsewhere (``style``), which has
             the same tensor names and shapes and would load without a word.
     """
+    allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
     wanted = backbone_cfg.get("arch")
     if wanted is not None and wanted != arch.name:
         raise ConfigError(f"{source_name} holds a {arch.name}, but the config's backbone is a {wanted}.")
-    entry_depth = re.fullmatch(r"resnet(\d+)", arch.name)
+    entry_depth = re.fullmatch(r"(?:wide_)?res(?:net|next)(\d+)\w*", arch.name)
+    bottleneck = entry_depth is not None and int(entry_depth[1]) >= 50
+    if wanted is not None and bottleneck and arch.style == "caffe" and not allowance.word("style"):
+        raise ConfigError(
+            f"{source_name} was trained with style='caffe' (its bottlenecks stride in their first convolution), and a "
+            f"{wanted} of sosr-det strides in the second. The tensors would load without an error and compute "
+            "something else; use weights with style='pytorch', or put these under a detector."
+        )
     depth = backbone_cfg.get("depth")
     if depth is not None and (arch.library == "pytorchcv" or arch.name.endswith("_32px")):
         raise ConfigError(
             f"{source_name} holds a {arch.name} for small images ({arch.stem}), which MMDetection's backbone of depth "
             f"{depth} cannot hold. Use it under a classifier, model.backbone=dict(arch={arch.name!r})."
         )
-    if depth is None or entry_depth is None:
+    if depth is None:
         return
-    if int(depth) != int(entry_depth[1]):
+    if entry_depth is not None and int(depth) != int(entry_depth[1]):
         raise ConfigError(
             f"{source_name} holds a {arch.name}, but the config's backbone has depth {depth}. Use a backbone "
-            f"of that depth, or set model.backbone.depth={entry_depth[1]} and "
+            f"of that depth, or set {place}.depth={entry_depth[1]} and "
             f"model.neck.in_channels={list(arch.feature_channels)}."
         )
     style = backbone_cfg.get("style", "pytorch")
-    allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
     if int(depth) >= 50 and arch.style is not None and style != arch.style and not allowance.word("style"):
         raise ConfigError(
             f"{source_name} was trained with style={arch.style!r} (where a bottleneck strides), the config "
             f"says style={style!r}. The tensors would load without an error and compute something else; "
-            f"set model.backbone.style={arch.style!r}."
+            f"set {place}.style={arch.style!r}."
         )
 
 
@@ -361,13 +382,13 @@ def check_preprocessing(
             or any(abs(a - b) > 1e-3 for a, b in zip(ours, theirs, strict=True))
         ):
             problems.append(f"{key} is {ours and list(ours)}, the backbone was trained with {theirs}")
-    if preprocessor.get("type") != "ClassificationPreprocessor":  # ours always gives RGB
-        # MMDetection decodes to BGR; bgr_to_rgb decides what the backbone sees.
-        order = "rgb" if preprocessor.get("bgr_to_rgb") else "bgr"
-        if order != expected.channel_order:
-            problems.append(
-                f"the channel order is {order}, the backbone was trained with {expected.channel_order}"
-            )
+    # MMDetection decodes to BGR; bgr_to_rgb decides what the backbone sees. Our own loaders give RGB.
+    ours = preprocessor.get("type") == "ClassificationPreprocessor"
+    order = "rgb" if ours or preprocessor.get("bgr_to_rgb") else "bgr"
+    if order != expected.channel_order:
+        problems.append(
+            f"the channel order is {order}, the backbone was trained with {expected.channel_order}"
+        )
     allowance = allow if isinstance(allow, Allowance) else Allowance(allow)
     if problems and not allowance.word("preprocessing"):
         raise ConfigError(

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from sosr_det.errors import BackboneMismatchError, ConfigError
 from sosr_det.models import build_backbone
 from sosr_det.registry.manifest import Arch, Preprocessing
-from sosr_det.transfer.contract import check_arch, check_preprocessing, compare_backbone, require_match
+from sosr_det.transfer.contract import (
+    Allowance,
+    check_arch,
+    check_preprocessing,
+    compare_backbone,
+    require_match,
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +116,42 @@ def test_arch_checks():
             check_arch(backbone, R50, "sosr://x")
 
 
+def test_a_caffe_style_network_is_no_classifier_of_ours():
+    """torchvision's bottlenecks stride in the 3x3 convolution, and so do those of our classifiers."""
+    caffe = dataclasses.replace(R50, style="caffe")
+    with pytest.raises(ConfigError, match="style='caffe'"):
+        check_arch({"arch": "resnet50"}, caffe, "sosr://x")
+    check_arch({"arch": "resnet50"}, caffe, "sosr://x", ["style"])
+    check_arch({"arch": "resnet18"}, dataclasses.replace(R18, style="caffe"), "sosr://x")
+
+
+def test_the_style_of_grouped_networks_counts_too():
+    grouped = dataclasses.replace(R50, name="resnext50_32x4d")
+    check_arch({"depth": 50, "style": "pytorch"}, grouped, "sosr://x")
+    with pytest.raises(ConfigError, match="style='pytorch'"):
+        check_arch({"depth": 50, "style": "caffe"}, grouped, "sosr://x")
+
+
+@pytest.mark.parametrize("name", ["probe.Layer4", "probe.3", "probe.conv1", "probe.", "probe.layer5"])
+def test_a_stage_that_no_probe_has_is_refused(name):
+    """It must not widen what is allowed: stages are compared in the order of their names."""
+    with pytest.raises(ConfigError, match=r"probe\.layer1"):
+        Allowance([name])
+
+
+@pytest.mark.parametrize("name", ["*", "[a-z]*", "*e*", "?*", "[!x]*"])
+def test_patterns_that_allow_every_tensor_are_refused(name):
+    with pytest.raises(ConfigError, match="would allow anything"):
+        Allowance([name])
+
+
+def test_patterns_of_parts_are_allowed():
+    names = ["layer*.conv_offset.*", "*.running_var", "layer4.*", "conv1.weight", "*.num_batches_tracked"]
+    assert all(Allowance([name]).tensor(name) for name in names)
+    assert Allowance(["probe.pooled"]).probe("pooled")
+    assert not Allowance(["probe.pooled"]).probe("layer4")
+
+
 def preprocessing(**changes):
     fields = {
         "channel_order": "rgb",
@@ -149,3 +193,11 @@ def test_matching_preprocessing_passes():
 def test_other_preprocessing_is_refused(change, named):
     with pytest.raises(ConfigError, match=named):
         check_preprocessing({**DETECTOR, **change}, preprocessing(), "sosr://x")
+
+
+def test_our_classifiers_see_rgb():
+    ours = {**DETECTOR, "type": "ClassificationPreprocessor"}
+    del ours["bgr_to_rgb"]
+    check_preprocessing(ours, preprocessing(), "sosr://x")
+    with pytest.raises(ConfigError, match="channel order is rgb, the backbone was trained with bgr"):
+        check_preprocessing(ours, preprocessing(channel_order="bgr"), "sosr://x")
