@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_places import find_backbones
+from sosr_det.engine.backbone_places import find_backbones, shared_stages
 from sosr_det.engine.backbone_uri import file_shapes
 from sosr_det.engine.configs import walk_dicts
 from sosr_det.engine.swap import SwapReport, swap_backbone
@@ -100,6 +100,7 @@ def pin_checkpoints(cfg: Any, allow: Iterable[str] = ()) -> dict | None:
     """
     model = cfg.get("model") or {}
     backbones = [backbone.settings for backbone in find_backbones(model)]
+    stages = list(shared_stages(model))
     allowance = Allowance(allow)
     used: dict | None = None
     for node in walk_dicts(model):
@@ -113,8 +114,14 @@ def pin_checkpoints(cfg: Any, allow: Iterable[str] = ()) -> dict | None:
         record: dict[str, Any] = {"uri": uri, "digest": None}
         if uri.startswith(SCHEME):
             entry = open_registry().resolve(uri)
-            if node is not model and not init_cfg.get("prefix"):
-                _refuse_whole_detector(entry)
+            if not init_cfg.get("prefix"):
+                if "backbone" in node:
+                    _refuse_lone_backbone(entry)
+                else:
+                    _refuse_whole_detector(entry)
+            for stage in stages:
+                if node is stage.settings:
+                    check_arch(node, entry.manifest.arch, uri, allowance, stage.place)
             if is_backbone:
                 check_arch(node, entry.manifest.arch, uri, allowance)
                 _check_preprocessing(cfg, entry.manifest.preprocessing, uri, allowance)
@@ -133,25 +140,39 @@ def pin_checkpoints(cfg: Any, allow: Iterable[str] = ()) -> dict | None:
                 "detector into a detection run; mmengine would load nothing of this without an error. "
                 "Use --backbone, or the backbone's init_cfg."
             )
-        check_detector(model, entry.manifest, load_from)
+        check_detector(model, entry.manifest, load_from, allowance)
         cfg["load_from"] = entry.pinned_uri
     return used
 
 
-def check_detector(model: Mapping[str, Any], manifest: Manifest, source_name: str) -> None:
-    """Compare a config's model with the detector entry that it is to hold: its type and its preprocessing.
+def check_detector(
+    model: Mapping[str, Any], manifest: Manifest, source_name: str, allow: Allowance | Iterable[str] = ()
+) -> None:
+    """Compare a config's model with the detector entry that it is to hold: type, stride style and preprocessing.
 
     Raises:
-        ConfigError: another type, mean, std or channel order; both sides are named.
+        ConfigError: another type, style, mean, std or channel order; both sides are named.
     """
     if model.get("type") != manifest.arch.name:
         raise ConfigError(
             f"{source_name} holds a {manifest.arch.name}, but the config's model is a {model.get('type')}. Use the "
             f"config that it was trained with ({manifest.recipe.config_name if manifest.recipe else 'not recorded'})."
         )
+    for backbone in find_backbones(model):
+        if not backbone.is_ours:
+            check_arch(backbone.settings, manifest.arch, source_name, allow, backbone.place)
     unnormalised = {"mean": [0.0] * 3, "std": [1.0] * 3}  # what MMDetection does where nothing is said
     preprocessor = {k: v for k, v in (model.get("data_preprocessor") or {}).items() if v is not None}
-    check_preprocessing(unnormalised | preprocessor, manifest.preprocessing, source_name)
+    check_preprocessing(unnormalised | preprocessor, manifest.preprocessing, source_name, allow)
+
+
+def _refuse_lone_backbone(entry: Entry) -> None:
+    """A backbone's tensors have no prefix: in a whole model none of them would be found."""
+    if entry.manifest.kind == "backbone":
+        raise ConfigError(
+            f"{entry.uri} holds a backbone, and the config gives it to a whole model's init_cfg, where mmengine would "
+            "load nothing of it without an error. Put it into the init_cfg of the model's backbone."
+        )
 
 
 def _refuse_whole_detector(entry: Entry) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
-from sosr_det.engine.backbone_places import live_shared_stages
+from sosr_det.engine.backbone_places import live_shared_stages, shared_stages
 from sosr_det.engine.swap_preprocessing import check_pipeline, pipeline_steps
 from sosr_det.errors import BackboneMismatchError
 from sosr_det.registry.manifest import Manifest
@@ -73,14 +73,33 @@ def load_weights(checkpoint: str, prefix: str | None = None, only: str | None = 
     return Weights(checkpoint, state, Manifest.from_dict(meta["manifest"]), meta["sosr_digest"])
 
 
-def pretrained_init(model: Any, backbone: Any) -> dict | None:
-    """The ``Pretrained`` init config of a live backbone, or None."""
-    own = (
-        model.backbone_init_cfg
-        if hasattr(model, "backbone_init_cfg")
-        else getattr(backbone, "init_cfg", None)
-    )
-    for candidate in own if isinstance(own, (list, tuple)) else [own]:
+def initial_weights(model: Any, name: str, backbone: Any) -> tuple[str, Callable[[], Weights]] | None:
+    """The checkpoint that mmengine initialises a live backbone with, and how to load it; None: random weights.
+
+    That of a module around the backbone comes last, over the backbone's own.
+    """
+    inner = name
+    for place in _around(name):
+        outer = _pretrained(getattr(model.get_submodule(place), "init_cfg", None))
+        if outer is not None:
+            inner = name.removeprefix(place).lstrip(".")
+            break
+    else:
+        outer, inner = _pretrained(getattr(model, "backbone_init_cfg", getattr(backbone, "init_cfg", None))), None
+    if outer is None:
+        return None
+    checkpoint = str(outer["checkpoint"])
+    return checkpoint, lambda: load_weights(checkpoint, outer.get("prefix"), only=inner)
+
+
+def _around(name: str) -> list[str]:
+    """Names of the modules around one, outermost first: "" (the model), "student", …"""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts))]
+
+
+def _pretrained(init_cfg: Any) -> dict | None:
+    for candidate in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
         if isinstance(candidate, dict):
             kind = candidate.get("type")  # a class in Python-style configs, or a name with its scope
             name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
@@ -100,16 +119,19 @@ def check_backbone(
         backbone: the module.
         weights: what it should hold.
         allowance: exceptions by name.
-        cfg: the runner's config, of which only the data pipelines are read.
+        cfg: the runner's config, of which only the data pipelines and stages outside of the backbone are read.
 
     Raises:
         BackboneMismatchError: tensors or features that differ.
         ConfigError: another architecture, stride style or preprocessing than the entry's.
     """
     manifest = weights.manifest
-    if manifest is not None and manifest.kind == "backbone":
-        check_arch(_live_arch(model, backbone), manifest.arch, weights.uri, allowance)
     if manifest is not None:
+        live = _live_arch(model, backbone)
+        if manifest.kind == "backbone" or "arch" not in live:
+            check_arch(live, manifest.arch, weights.uri, allowance)
+        for stage in shared_stages(cfg.get("model") or {}):  # what a live one does not remember
+            check_arch(stage.settings, manifest.arch, weights.uri, allowance, stage.place)
         _check_preprocessing(model, cfg, manifest, weights.uri, allowance)
     shared = live_shared_stages(model, name)
     report = compare_backbone({**shared, **backbone.state_dict()}, weights.tensors, weights.uri, allowance)

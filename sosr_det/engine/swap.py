@@ -159,7 +159,7 @@ def _swap_one(
         _set(report, settings, f"{place}.pretrained", None)
     if backbone.is_ours:
         if source.arch is not None:
-            check_arch(settings, source.arch, source.uri)
+            check_arch(settings, source.arch, source.uri, allowance)
         return
     _require_resnet(backbone, source)
     if set_depth:

@@ -67,8 +67,8 @@ def used(registry, monkeypatch):
 class ContractToy(BaseModel):
     """A backbone and a preprocessor, with a loss; ``nested`` puts both into a student and a teacher."""
 
-    def __init__(self, backbone, nested=False, data_preprocessor=None):
-        super().__init__(data_preprocessor=data_preprocessor)
+    def __init__(self, backbone, nested=False, data_preprocessor=None, init_cfg=None):
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if nested:
             self.student = nn.Module()
             self.teacher = nn.Module()
@@ -81,6 +81,8 @@ class ContractToy(BaseModel):
     def init_weights(self):
         for module in [self.student, self.teacher] if self.nested else [self]:
             module.backbone.init_weights()
+        if self.init_cfg:
+            super().init_weights()
 
     def forward(self, inputs, data_samples=None, mode="loss"):
         live = self.student.backbone if self.nested else self.backbone
@@ -253,7 +255,7 @@ def test_an_init_cfg_may_name_its_class(tmp_path):
     """As MMEngine's Python-style configs do; it is the same thing as its name."""
     from mmengine.model import PretrainedInit
 
-    for kind in (PretrainedInit, "PretrainedInit", "mmengine.Pretrained"):
+    for kind in (PretrainedInit, "mmengine.Pretrained"):
         init_cfg = {"type": kind, "checkpoint": "sosr://r18"}
         text = log(run(tmp_path, uri=None, backbone={"init_cfg": init_cfg}))
         assert "contract kept: backbone from sosr://r18" in text
@@ -273,6 +275,19 @@ def test_frozen_tensors_of_others_files_are_reported_where_the_hook_is_not_named
     assert "1 of 75 frozen tensors" in log(run(tmp_path, uri=file, do=meddle))
     assert "1 of 75 frozen tensors" in refused(tmp_path, uri=file, do=meddle, hook={})
     assert "1 of 75 frozen tensors" in refused(tmp_path, do=meddle)
+
+
+def test_an_init_cfg_of_the_whole_model_is_what_counts(tmp_path):
+    """MMEngine loads it last, over what the backbone's own brought."""
+    other = {f"backbone.{name}": tensor for name, tensor in resnet(seed=1).state_dict().items()}
+    torch.save(other, tmp_path / "whole.pth")
+    init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "whole.pth")}
+    for uri in (None, "sosr://r18"):
+        text = log(run(tmp_path, uri=uri, init_cfg=init_cfg, hook={}))
+        assert f"contract kept: backbone from {tmp_path / 'whole.pth'}: 120 of 120" in text
+    init_cfg["checkpoint"] = "sosr://r18"  # no name of a backbone's fits a whole model
+    for hook in (None, {}):
+        assert "0 of 120 tensors match" in refused(tmp_path, uri=None, init_cfg=init_cfg, hook=hook)
 
 
 def test_a_student_and_its_teacher_are_both_compared(tmp_path):

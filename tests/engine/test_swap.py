@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 import sosr_det.register  # noqa: F401  mmcv's ops, before mmdet
+from sosr_det.engine.backbone_source import pin_checkpoints
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.resnet_layout import resnet_layout
 from sosr_det.engine.swap import swap_backbone
@@ -113,7 +114,10 @@ def test_plugins_are_known_by_name(plugin, added):
 
     stages = (False, False, True, True)
     settings = {"depth": 50, "plugins": [{"cfg": plugin, "stages": stages, "position": "after_conv3"}]}
-    built = MODELS.build({"type": "mmdet.ResNet", **copy.deepcopy(settings)})
+    bare = copy.deepcopy(settings)  # inside of its own scope mmengine finds no name with that scope
+    bare["plugins"][0]["cfg"]["type"] = plugin["type"].removeprefix("mmdet.")
+    with MODELS.switch_scope_and_registry("mmdet"):
+        built = MODELS.build({"type": "ResNet", **bare})
     blocks = {n.rpartition(".")[0] for n, m in built.named_modules() if n.endswith(f".{added}")}
     layout = resnet_layout(settings)
     assert {n.removesuffix(f".{added}.*") for n, shape in layout.shapes.items() if shape is None} == blocks
@@ -405,3 +409,38 @@ def test_an_exception_that_nothing_needed_is_said():
     report = swap_backbone(load_config(FASTER), "sosr://r50", allow=["layer9.*"])
     assert report.allowed == []
     assert "--allow 'layer9.*' was not needed" in report.warnings
+
+
+# ---- what is compared where nothing is swapped ---------------------------------------------------------------------
+
+
+def test_the_style_of_a_c4_detectors_last_stage_is_compared():
+    cfg = load_config("mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco.py")
+    swap_backbone(cfg, "sosr://r50")
+    pin_checkpoints(cfg)
+    cfg.model.roi_head.shared_head.style = "caffe"
+    with pytest.raises(ConfigError, match=r"shared_head.*style='pytorch'"):
+        pin_checkpoints(cfg)
+    pin_checkpoints(cfg, ["style"])
+
+
+def test_a_detectors_backbone_keeps_its_style(registry):
+    """A whole detector's entry says how its backbone strides; so does one that is loaded for its backbone alone."""
+    whole = fields(kind="detector")
+    whole["arch"].update(name="FasterRCNN", library="mmdet", style="caffe")
+    registry.publish({"backbone.conv1.weight": torch.zeros(2)}, whole, "caffe-detector")
+    init_cfg = {"type": "Pretrained", "checkpoint": "sosr://caffe-detector", "prefix": "backbone."}
+    pin_checkpoints(model({"style": "caffe", "init_cfg": init_cfg}))
+    with pytest.raises(ConfigError, match="style='caffe'"):
+        pin_checkpoints(model({"style": "pytorch", "init_cfg": dict(init_cfg)}))
+    cfg = model({"style": "pytorch"})
+    cfg.load_from = "sosr://caffe-detector"
+    with pytest.raises(ConfigError, match="style='caffe'"):
+        pin_checkpoints(cfg)
+
+
+def test_a_backbone_is_no_checkpoint_of_a_whole_model():
+    """MMEngine would find none of its tensors there, keep the backbone's own from loading, and say nothing."""
+    cfg = model(init_cfg={"type": "Pretrained", "checkpoint": "sosr://r50"})
+    with pytest.raises(ConfigError, match="holds a backbone"):
+        pin_checkpoints(cfg)

@@ -164,17 +164,17 @@ def _check_transfer(model: Any, cfg: Any, allowed: list[str]) -> tuple[int, list
         The number of tensors that match, and a watch over the frozen ones of each backbone.
     """
     from sosr_det.engine.frozen_tensors import FrozenTensors
-    from sosr_det.engine.live_contract import check_backbone, load_weights, pretrained_init
+    from sosr_det.engine.live_contract import check_backbone, initial_weights
 
     found = live_backbones(model)
     if not found:
         raise BackboneMismatchError("the built model has no module called backbone")
     count, watches = 0, []
     for name, module in found.items():
-        init_cfg = pretrained_init(model, module)
-        if init_cfg is None:
+        start = initial_weights(model, name, module)
+        if start is None:
             raise BackboneMismatchError(f"the built model's {name} has no checkpoint to load")
-        weights = load_weights(init_cfg["checkpoint"], init_cfg.get("prefix"))
+        weights = start[1]()
         count += len(check_backbone(model, name, module, weights, Allowance(allowed), cfg).report.matched)
         if "teacher" not in name.split("."):  # which follows the student, frozen or not
             watches.append(FrozenTensors(module, weights.tensors, weights.uri))

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from sosr_det.engine.backbone_places import live_backbones
 from sosr_det.engine.frozen_tensors import FrozenTensors
-from sosr_det.engine.live_contract import Weights, check_backbone, load_weights, pretrained_init, warn
+from sosr_det.engine.live_contract import Weights, check_backbone, initial_weights, load_weights, warn
 from sosr_det.errors import BackboneMismatchError, SosrError
 from sosr_det.registry.names import SCHEME
 from sosr_det.registry.opening import open_registry
@@ -184,14 +184,11 @@ def attach_to_every_runner() -> None:
 
 
 def _source_of(runner: Any, model: Any, name: str, backbone: Any) -> tuple[str, Any]:
-    """What a backbone should hold, and how to load it: `load_from`, which comes last, else its own `init_cfg`."""
+    """What a backbone should hold, and how to load it: `load_from`, which comes last, else an `init_cfg`."""
     load_from = getattr(runner, "_load_from", None)
     if load_from is not None and not runner.iter:
         return str(load_from), lambda: load_weights(load_from, only=name)
-    init_cfg = pretrained_init(model, backbone)
-    if init_cfg is None:
-        return "", None
-    return str(init_cfg["checkpoint"]), lambda: load_weights(init_cfg["checkpoint"], init_cfg.get("prefix"))
+    return initial_weights(model, name, backbone) or ("", None)
 
 
 def _refuse_frozen_random(backbone: Any) -> None:
