@@ -38,6 +38,7 @@ def collect_remote(registry: RemoteRegistry, grace_seconds: float, dry_run: bool
     if not (math.isfinite(grace_seconds) and grace_seconds >= 0):
         raise RegistryError(f"the grace period is {grace_seconds} seconds; expected 0 or more.")
     registry._refuse_offline("collect in")
+    registry.objects.refuse_writing()  # also a dry run: what lies there cannot be listed as a whole
     registry.marker.require()
     now = time.time() if dry_run else _store_time(registry)
     plan = _Plan(registry, grace_seconds, now)

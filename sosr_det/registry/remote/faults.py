@@ -110,7 +110,9 @@ def classify(error: BaseException) -> str | None:
     if isinstance(error, FileExistsError) or status == 412 or code in _LOST_RACE:
         return "exists"
     if isinstance(error, FileNotFoundError) or status == 404:
-        return "absent"
+        # fsspec's web reader says "no such file" for whatever went wrong; what it was is behind it.
+        cause = classify(error.__cause__) if isinstance(error.__cause__, Exception) else None
+        return cause if cause in ("network", "busy", "denied", "credentials") else "absent"
     if status == 401:
         return "credentials"
     if isinstance(error, PermissionError) or status == 403:

@@ -118,6 +118,7 @@ class RemoteRegistry(RemoteReader):
             RegistryError: as :meth:`resolve`; a bad name or tag; ``uri`` is a digest and no name is given.
         """
         self._refuse_offline("tag in")
+        self.objects.refuse_writing()
         tags = tag_list(new_tags)
         self.marker.require()
         entry = self.resolve(uri)
@@ -153,6 +154,7 @@ class RemoteRegistry(RemoteReader):
             RegistryError: unknown name or tag, no permission, or the store cannot be reached.
         """
         self._refuse_offline("remove from")
+        self.objects.refuse_writing()
         check_name(name)
         self.marker.require()
         removed = [check_tag(tag)] if tag is not None else self.tags(name)

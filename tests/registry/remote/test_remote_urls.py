@@ -13,6 +13,7 @@ import pytest
 from sosr_det.errors import RegistryError
 from sosr_det.registry.digest import tensors_digest
 from sosr_det.registry.opening import open_registry, registry_root
+from sosr_det.registry.remote import faults
 from sosr_det.registry.remote.store import RemoteRegistry
 from sosr_det.registry.remote.urls import is_remote, parse_remote
 from sosr_det.registry.store import Registry
@@ -127,7 +128,7 @@ def web(request, tmp_path, state, fields):
     HTTPFileSystem.clear_instance_cache()
 
 
-def test_a_registry_behind_a_web_server_can_be_read_and_not_written(web, state, fields, monkeypatch):
+def test_a_registry_behind_a_web_server_can_be_read_and_not_written(web, state, fields, monkeypatch, caplog):
     pytest.importorskip("aiohttp")
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -154,14 +155,57 @@ def test_a_registry_behind_a_web_server_can_be_read_and_not_written(web, state, 
         lambda: registry.tag("sosr://r50", ["y"]),
         lambda: registry.remove("r50", "v1"),
         lambda: registry.collect(0, dry_run=False),
+        lambda: registry.collect(0),  # of folders that need not be listed: "0 entries stay" would be made up
     ):
+        caplog.clear()
         with pytest.raises(RegistryError, match="is read-only"):
             change()
+        assert not caplog.records
     content = bytearray(entry.blob_path.read_bytes())
     entry.blob_path.write_bytes(content[: len(content) // 2])
     shutil.rmtree(os.environ["SOSR_CACHE"])
     with pytest.raises(RegistryError, match=r"expected \d+ bytes, found \d+ bytes"):
         open_registry(url).load("sosr://r50")
+
+
+@pytest.mark.parametrize("trouble", ["gone", 503, 403])
+def test_a_web_server_in_trouble_is_not_an_empty_one(trouble, monkeypatch, state, fields, tmp_path):
+    """fsspec says "no such file" for whatever a web server answers, and when there is none."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(faults, "DELAYS", (0.01,))
+    Registry(tmp_path / "registry").publish(state, fields, "r50")
+    broken = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def send_head(self):
+            return self.send_error(trouble) if broken else super().send_head()
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/registry"
+    registry = open_registry(url)
+    digest = registry.resolve("sosr://r50").digest
+    registry.load("sosr://r50")
+    broken.append(True)
+    if trouble == "gone":
+        server.shutdown()
+        server.server_close()
+    said = {"gone": "cannot be reached", 503: "the store failed", 403: "access denied"}[trouble]
+    for ask in (
+        lambda: open_registry(url).resolve("sosr://r50"),
+        lambda: registry.resolve("sosr://r50"),
+        lambda: registry.list_refs(),
+    ):
+        with pytest.raises(RegistryError, match=said):
+            ask()
+    monkeypatch.setenv("SOSR_OFFLINE", "1")  # nothing of what was seen is forgotten
+    assert open_registry(url).resolve("sosr://r50").digest == digest
+    server.server_close()
 
 
 def test_a_store_with_folders_and_no_conditions_works_too(tmp_path, state, fields, caplog):
