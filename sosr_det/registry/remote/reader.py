@@ -257,6 +257,7 @@ class RemoteReader(RegistryReader):
         if is_offline():
             contents: dict[str, Content | Exception] = {}
         else:
+            self._forget_refs_but(pairs)
             contents = self.objects.read_many([ref_key(*pair) for pair in pairs], refs.SIZE_LIMIT)
         listings = []
         for name, tag in pairs:
@@ -298,6 +299,13 @@ class RemoteReader(RegistryReader):
             return [(name, tag) for name in self._copy.names() for tag in self._copy.tags(name)]
         pairs = map(_parse_ref_key, self.objects.list("refs"))
         return sorted((name, tag) for name, tag in pairs if name is not None and tag is not None)
+
+    def _forget_refs_but(self, pairs: list[tuple[str, str]]) -> None:
+        """What was seen earlier and is gone from the store must not come back while offline."""
+        with suppress(RegistryError):  # there is no cache yet, or it is being made just now
+            seen = {(name, tag) for name in self._copy.names() for tag in self._copy.tags(name)}
+            for pair in seen.difference(pairs):
+                self.layout.forget(self.layout.ref_path(*pair))
 
     def read_ref(self, name: str, tag: str = DEFAULT_TAG) -> Ref:
         """The ref of a name and tag, from the store.

@@ -256,3 +256,21 @@ def test_large_blobs_go_in_parts_and_come_in_parallel(s3, state, fields, fresh_c
     assert tensors_digest(registry.load("sosr://big")) == entry.tensors_digest
     assert len(blob_requests(s3)) == 5
     assert sum(moved) == entry.manifest.size_bytes
+
+
+def test_a_tag_that_a_list_did_not_show_is_not_listed_offline(
+    remote, state, fields, fresh_cache, monkeypatch
+):
+    """Somebody on another machine removed it: the last that was seen of it is that it is gone."""
+    remote.publish(state, fields, "r50", ["latest", "v1"])
+    remote.publish(state, fields, "gone")
+    assert len(open_registry(remote.root).list_refs()) == 3
+    for key in ("refs/r50/v1.json", "refs/gone/latest.json"):
+        remote.objects.delete(key)
+    online = [(ref.name, ref.tag) for ref in open_registry(remote.root).list_refs()]
+    monkeypatch.setenv("SOSR_OFFLINE", "1")
+    assert (
+        [(ref.name, ref.tag) for ref in open_registry(remote.root).list_refs()]
+        == online
+        == [("r50", "latest")]
+    )
