@@ -211,3 +211,21 @@ def test_bugs_are_not_dressed_up_as_trouble_with_the_store(memory, monkeypatch):
     assert faults.classify(ValueError("x")) is None
     assert faults.classify(TimeoutError()) == "network"
     assert faults.classify(PermissionError()) == "denied"
+
+
+def test_undoing_a_failed_publish_leaves_what_others_set_meanwhile(remote, state, fields, monkeypatch):
+    """The first of two tags is set, somebody else moves it on, the second fails: theirs stays."""
+    remote.publish(state, fields, "r50", ["latest"])
+    theirs = open_registry(remote.root).publish(state, fields | {"seed": 5}, "other")
+    update = remote.updates.update
+
+    def failing(key, change):
+        if key == "refs/r50/v2.json":
+            open_registry(remote.root).tag(theirs.pinned_uri, ["latest"], name="r50")
+            raise RegistryError("no more")
+        return update(key, change)
+
+    monkeypatch.setattr(remote.updates, "update", failing)
+    with pytest.raises(RegistryError, match="no more"):
+        remote.publish(state, fields | {"seed": 6}, "r50", ["latest", "v2"])
+    assert open_registry(remote.root).resolve("sosr://r50").digest == theirs.digest
