@@ -246,3 +246,17 @@ def test_a_paused_writer_that_lost_the_lock_changes_nothing_more(tmp_path, state
     assert "mine" not in registry.tags("r50")
     assert audit_all(registry).ok
     assert not list(registry.layout.tmp_dir.iterdir())
+
+
+def test_a_lock_lost_after_the_last_step_is_no_success(tmp_path, state, fields, monkeypatch):
+    """Another writer may have read the ref before this one's came, and put its own in its place: say so."""
+    registry = Registry(tmp_path / "registry")
+    place = Registry._place_ref
+
+    def then_lose(self, *arguments):
+        place(self, *arguments)
+        registry.layout.lock_path.unlink()
+
+    monkeypatch.setattr(Registry, "_place_ref", then_lose)
+    with pytest.raises(LockLostError, match="lost the lock"):
+        registry.publish(state, fields, "r50")
