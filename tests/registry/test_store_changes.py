@@ -153,6 +153,21 @@ def test_tagging_copies_no_content(registry, entry, snapshot):
     assert registry.read_ref("twin", "x").summary == registry.read_ref("r50").summary
 
 
+def test_what_is_collected_while_tagging_waits_for_the_lock_gets_no_tag(registry, entry, monkeypatch):
+    other = Registry(registry.root)
+    lock = registry.write_lock
+
+    def after_a_collection():
+        other.remove(entry.name)
+        other.collect(0, dry_run=False)
+        return lock()
+
+    monkeypatch.setattr(registry, "write_lock", after_a_collection)
+    with pytest.raises(RegistryError):
+        registry.tag(f"sosr://{entry.name}@{entry.tag}", ["kept"], name="mine")
+    assert other.names() == []
+
+
 def test_moving_a_tag_keeps_where_it_was(registry, entry, state, fields):
     newer = registry.publish(state, fields | {"seed": 9}, "r50")
     assert registry.read_ref("r50", "latest").previous == entry.digest
