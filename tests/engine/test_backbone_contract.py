@@ -260,6 +260,8 @@ def test_an_init_cfg_may_name_its_class(tmp_path):
         text = log(run(tmp_path, uri=None, backbone={"init_cfg": init_cfg}))
         assert "contract kept: backbone from sosr://r18" in text
         assert "random weights" not in text
+    text = log(run(tmp_path, uri=None, backbone={"init_cfg": [{**init_cfg, "type": PretrainedInit}]}))
+    assert "contract kept: backbone from sosr://r18" in text
     wrong = {"init_cfg": init_cfg, "norm_cfg": {"type": "BN", "eps": 1e-3}}
     assert "computes something else" in refused(tmp_path, uri=None, backbone=wrong)
 
@@ -443,6 +445,16 @@ def test_collection_spares_a_running_job(tmp_path):
     own.collect(grace_seconds=0, dry_run=False)
     with pytest.raises(SosrError):
         own.resolve(entry.pinned_uri)
+
+
+def test_a_stage_outside_of_the_backbone_must_stride_as_the_entry_does():
+    """A live ``ResLayer`` does not remember its style; the config says it."""
+    model = MODELS.build({"type": "ContractToy", "backbone": {"type": "mmdet.ResNet", "depth": 50, "base_channels": 8}})
+    model.backbone.load_state_dict(resnet(50).state_dict())
+    head = {"type": "ResLayer", "depth": 50, "stage": 3, "style": "caffe"}
+    cfg = {"model": {"roi_head": {"shared_head": head}}}
+    with pytest.raises(ConfigError, match=r"model\.roi_head\.shared_head\.style='pytorch'"):
+        check_backbone(model, "backbone", model.backbone, load_weights("sosr://r50"), Allowance(), cfg)
 
 
 # ---- classifiers of ours -------------------------------------------------------------------------------------------
