@@ -9,11 +9,15 @@ from sosr_det.errors import CorruptEntryError, RegistryError
 from sosr_det.registry.blob import digest_blob
 from sosr_det.registry.damage import Damage, damage_of
 from sosr_det.registry.digest import is_sha256
+from sosr_det.registry.manifest import Summary
 from sosr_det.registry.names import check_name, check_tag
 from sosr_det.registry.pins import find_pins
 from sosr_det.registry.reading import RegistryReader
 from sosr_det.registry.remote.faults import kind_of
 from sosr_det.registry.store import Registry
+
+# Manifest digest -> (ref file, what it repeats of the manifest) of each ref that points to it.
+_Pointed = dict[str, list[tuple[str, Summary | None]]]
 
 
 @dataclass
@@ -60,15 +64,16 @@ def audit_refs(registry: RegistryReader, refs: list[tuple[str, str]], use_cache:
     """
     registry.require()
     audit = Audit()
-    digests: dict[str, None] = {}
+    pointed: _Pointed = {}
     for name, tag in refs:
         path = registry.label(registry.layout.ref_path(name, tag))
         audit.files.add(path)
         try:
-            digests[registry.read_ref(name, tag).digest] = None
+            ref = registry.read_ref(name, tag)
+            pointed.setdefault(ref.digest, []).append((path, ref.summary))
         except CorruptEntryError as error:
             audit.note(path, error)
-    _check_manifests(registry, list(digests), audit, use_cache)
+    _check_manifests(registry, list(pointed), audit, use_cache, pointed)
     return audit
 
 
@@ -94,12 +99,14 @@ def audit_all(registry: RegistryReader) -> Audit:
         return _audit_entries(registry)
     layout = registry.layout
     audit = Audit()
-    digests: dict[str, None] = {}
+    pointed: _Pointed = {}
     for name, tag, path in _ref_files(registry, audit):
         try:
-            digests[registry.read_ref(name, tag).digest] = None
+            ref = registry.read_ref(name, tag)
+            pointed.setdefault(ref.digest, []).append((str(path), ref.summary))
         except RegistryError as error:
             audit.note(path, error)
+    digests: dict[str, None] = dict.fromkeys(pointed)
     referenced = len(digests)
     for file in _listed(registry, layout.manifests_dir, audit):
         digest = file.removesuffix(".json")
@@ -110,7 +117,7 @@ def audit_all(registry: RegistryReader) -> Audit:
         else:
             digests.setdefault(digest)
     unused = [str(layout.manifest_path(digest)) for digest in list(digests)[referenced:]]
-    used = _check_manifests(registry, list(digests), audit)
+    used = _check_manifests(registry, list(digests), audit, pointed=pointed)
     damaged = {damage.file for damage in audit.damages}
     audit.unused += [path for path in unused if path not in damaged]
     _check_other_blobs(registry, used, audit)
@@ -123,17 +130,17 @@ def audit_all(registry: RegistryReader) -> Audit:
 
 def _audit_entries(registry: RegistryReader) -> Audit:
     audit = Audit()
-    digests: dict[str, None] = {}
+    pointed: _Pointed = {}
     for listing in registry.list_refs():
         path = registry.label(registry.layout.ref_path(listing.name, listing.tag))
         audit.files.add(path)
         if listing.digest is not None:
-            digests[listing.digest] = None
+            pointed.setdefault(listing.digest, []).append((path, listing.summary))
         elif listing.error is not None:
             audit.note(path, listing.error)
-    tagged = set(digests)
-    digests |= dict.fromkeys(registry.manifest_digests())
-    _check_manifests(registry, list(digests), audit)
+    tagged = set(pointed)
+    digests = dict.fromkeys(pointed) | dict.fromkeys(registry.manifest_digests())
+    _check_manifests(registry, list(digests), audit, pointed=pointed)
     damaged = {damage.file for damage in audit.damages}
     unused = [registry.layout.manifest_path(digest) for digest in digests if digest not in tagged]
     paths = [registry.label(path) for path in unused]
@@ -170,9 +177,13 @@ def _ref_files(registry: Registry, audit: Audit) -> list[tuple[str, str, Path]]:
 
 
 def _check_manifests(
-    registry: RegistryReader, digests: list[str], audit: Audit, use_cache: bool = False
+    registry: RegistryReader,
+    digests: list[str],
+    audit: Audit,
+    use_cache: bool = False,
+    pointed: _Pointed | None = None,
 ) -> set[str]:
-    """Check manifests and their blobs; returns the tensors digests of the sound manifests."""
+    """Check manifests, what refs repeat of them, and their blobs; the tensors digests of the sound manifests."""
     used: set[str] = set()
     for digest in digests:
         path = registry.label(registry.layout.manifest_path(digest))
@@ -186,6 +197,10 @@ def _check_manifests(
         except RegistryError as error:
             audit.note(path, error)
             continue
+        for ref_path, summary in (pointed or {}).get(digest, ()):
+            if summary not in (None, manifest.summary()):
+                expected, found = str(manifest.summary().to_dict()), str(summary.to_dict())
+                audit.note(ref_path, Damage(ref_path, "summary", expected, found).error())
         if manifest.tensors_digest in used:
             continue
         used.add(manifest.tensors_digest)

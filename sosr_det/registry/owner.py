@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +61,14 @@ class Owner:
 
 
 def this_host() -> str:
-    """The machine's name as part of a file name; containers that count processes for themselves are told apart."""
+    """The machine as part of a file name; containers that count processes for themselves are told apart.
+
+    Machines of the same name that share a folder are told apart by their ``/etc/machine-id``, where there is one.
+    """
     name = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:100] or "unknown"
+    with suppress(OSError):
+        machine = hashlib.sha256(Path("/etc/machine-id").read_bytes().strip()).hexdigest()
+        name += f".{machine[:8]}"
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:

@@ -1,5 +1,6 @@
 """Checking a whole registry: everything damaged is listed, everything else is not."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from sosr_det.errors import RegistryError
 from sosr_det.registry.audit import audit_all, audit_digest, audit_refs
 from sosr_det.registry.reading import RegistryReader
+from sosr_det.registry.store import Registry
 
 
 def flip_last_byte(path):
@@ -133,3 +135,18 @@ def test_pins_are_checked(registry, state, fields):
     assert str(pin.path) in audit_all(registry).files
     flip_last_byte(pin.path)
     assert [damage.file for damage in audit_all(registry).damages] == [str(pin.path)]
+
+
+@pytest.mark.parametrize("kind", [Registry, RegistryReader])
+def test_a_ref_that_says_something_else_than_its_manifest_is_damage(registry, state, fields, kind):
+    registry.publish(state, fields, "r50", ["latest", "v1"])
+    path = registry.layout.ref_path("r50", "v1")
+    ref = registry.read_ref("r50", "v1")
+    better = dataclasses.replace(ref.summary, metrics={"top1": 99.0})
+    path.write_bytes(dataclasses.replace(ref, summary=better).to_bytes())  # with a checksum that is right
+    for audit in (audit_all(kind(registry.root)), audit_refs(kind(registry.root), [("r50", "v1")])):
+        (damage,) = audit.damages
+        assert (damage.file, damage.part) == (str(path), "summary")
+        assert "99.0" in damage.actual
+        assert "76.13" in damage.expected
+    assert audit_refs(registry, [("r50", "latest")]).ok

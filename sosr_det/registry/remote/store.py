@@ -183,7 +183,8 @@ class RemoteRegistry(RemoteReader):
     def hold(self, digest: str, note: str = "") -> RemotePin:
         """Keep the entry of a manifest digest from being collected while this process uses it; nothing while offline.
 
-        See :func:`sosr_det.registry.remote.pins.hold_remote`.
+        An entry that the store has collected already, and whose copy is in this machine's cache, is used from there,
+        with a warning. See :func:`sosr_det.registry.remote.pins.hold_remote`.
         """
         if is_offline() or self.objects.read_only:
             return RemotePin(self.objects, None, b"")
@@ -192,7 +193,13 @@ class RemoteRegistry(RemoteReader):
             try:
                 self.objects.info(manifest_key(digest))
             except FileNotFoundError:
-                return False
+                if not self.layout.manifest_path(digest).is_file():
+                    return False
+                logger.warning(
+                    "%s is no longer in %s (collected?); this machine's copy is used. Push it back to keep it.",
+                    digest,
+                    self.root,
+                )
             return True
 
         return hold_remote(self.objects, digest, note, has_manifest)

@@ -245,6 +245,11 @@ def test_holding_needs_the_manifest_and_never_stops_a_run(s3, fields, caplog):
         registry.hold("0" * 64)
     with pytest.raises(RegistryError, match="64 hex digits"):
         registry.hold("latest")
+    registry.remove("a")
+    registry.collect(0, dry_run=False)
+    with caplog.at_level(logging.WARNING, logger="sosr_det.registry"), registry.hold(entry.digest):
+        assert "this machine's copy is used" in caplog.text
+    entry = registry.publish(tensors(1), fields, "a")
     s3.fail("403 Forbidden", "AccessDenied", lambda r: r.startswith("PUT") and "/pins/" in r, times=None)
     with caplog.at_level(logging.WARNING, logger="sosr_det.registry"), registry.hold(entry.digest) as pin:
         assert pin.key is None
