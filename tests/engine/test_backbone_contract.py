@@ -129,7 +129,7 @@ def run(
                 **model,
             }
         ),
-        work_dir=str(tmp_path / "run"),
+        work_dir=str(tmp_path / f"run{next(_numbers)}"),  # the log of one run alone
         train_dataloader={"dataset": Images(), "batch_size": 1, "sampler": {"type": "DefaultSampler"}},
         train_cfg={"by_epoch": False, "max_iters": 3},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-3, "weight_decay": 0.1}},
