@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sosr_det.engine.swapped_config import SwappedConfig
+    from sosr_det.engine.backbone.swapped_config import SwappedConfig
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -53,7 +53,7 @@ def swap(
     """
     import json
 
-    from sosr_det.engine.swapped_config import require_writable, swap_config, write_swapped
+    from sosr_det.engine.backbone.swapped_config import require_writable, swap_config, write_swapped
 
     if out is not None:
         require_writable(out, force)

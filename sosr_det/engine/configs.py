@@ -230,6 +230,15 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--cfg-options {text}: {error}") from error
 
 
+def bare_type(kind: Any, scope: str | None = None) -> str:
+    """The name of a config's ``type``: a class (in Python-style configs), or a text with or without a scope.
+
+    With ``scope`` only that scope is taken off: ``mmpretrain.ResNet`` is not MMDetection's ``ResNet``.
+    """
+    name = getattr(kind, "__name__", str(kind))
+    return name.rpartition(".")[2] if scope is None else name.removeprefix(f"{scope}.")
+
+
 def walk_dicts(node: Any) -> Iterator[dict]:
     """Every dict inside a config, depth first."""
     if isinstance(node, dict):

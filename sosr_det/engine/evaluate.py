@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_source import check_detector
+from sosr_det.engine.backbone.source import check_detector
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.run_record import read_run_record
 from sosr_det.engine.setup import (

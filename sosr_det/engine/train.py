@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_places import find_backbones
-from sosr_det.engine.backbone_source import RANDOM, settle_backbone
+from sosr_det.engine.backbone.places import find_backbones
+from sosr_det.engine.backbone.source import RANDOM, settle_backbone
 from sosr_det.engine.configs import load_config, walk_dicts
 from sosr_det.engine.publishing import publish_name, publish_run
 from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record

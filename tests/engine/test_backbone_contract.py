@@ -14,9 +14,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 import sosr_det.register  # noqa: F401  mmcv's ops, before mmdet
+from sosr_det.engine.backbone.live_contract import check_backbone, load_weights
 from sosr_det.engine.hooks import BackboneContractHook
 from sosr_det.engine.hooks.backbone_contract import attach_to_every_runner
-from sosr_det.engine.live_contract import check_backbone, load_weights
 from sosr_det.errors import BackboneMismatchError, ConfigError, SosrError
 from sosr_det.registry import Registry
 from sosr_det.registry.manifest import Preprocessing

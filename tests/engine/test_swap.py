@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 
 import sosr_det.register  # noqa: F401  mmcv's ops, before mmdet
-from sosr_det.engine.backbone_source import pin_checkpoints
+from sosr_det.engine.backbone.resnet_layout import resnet_layout
+from sosr_det.engine.backbone.source import pin_checkpoints
+from sosr_det.engine.backbone.swap import swap_backbone
 from sosr_det.engine.configs import load_config
-from sosr_det.engine.resnet_layout import resnet_layout
-from sosr_det.engine.swap import swap_backbone
 from sosr_det.errors import BackboneMismatchError, ConfigError, RegistryError
 from sosr_det.models import build_backbone
 from sosr_det.registry import Registry

@@ -242,7 +242,7 @@ def test_show_prints_config_lines_that_load_in_mmdetection(run, entry, registry,
     """The lines, put under a real config, pass our own checks of what a backbone needs; a wrong mean would not."""
     from mmengine.config import Config
 
-    from sosr_det.engine.backbone_source import pin_checkpoints
+    from sosr_det.engine.backbone.source import pin_checkpoints
 
     monkeypatch.setenv("SOSR_REGISTRY", str(registry.root))
     lines = run("show", "r50").stdout.split("# or, in a config:\n")[1]

@@ -189,8 +189,8 @@ def test_swap_to_a_hostile_file(command, hostile, canary, tmp_path, few_form):
 
 
 def test_swap_in_a_loaded_config_changes_nothing_for_a_hostile_file(hostile, canary, tmp_path):
+    from sosr_det.engine.backbone.swap import swap_backbone
     from sosr_det.engine.configs import load_config
-    from sosr_det.engine.swap import swap_backbone
     from sosr_det.errors import BackboneMismatchError
 
     path = hostile("in meta", tmp_path / "files")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_places import Backbone, find_backbones
+from sosr_det.engine.backbone.places import Backbone, find_backbones
 from sosr_det.errors import ConfigError, InstallationError
 
 # Folders of MMDetection's configs that hold parts of configs, no models.

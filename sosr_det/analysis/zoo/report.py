@@ -12,7 +12,7 @@ from sosr_det.analysis.zoo.result import Trial
 from sosr_det.analysis.zoo.results import Results, environment
 from sosr_det.analysis.zoo.sweep import Sweep
 from sosr_det.analysis.zoo.table import render
-from sosr_det.engine.backbone_uri import look_up
+from sosr_det.engine.backbone.uri import look_up
 from sosr_det.errors import ConfigError
 from sosr_det.registry.opening import open_registry, registry_root
 

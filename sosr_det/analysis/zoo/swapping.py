@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.analysis.zoo.families import plain_resnets
-from sosr_det.engine.resnet_layout import BATCH_NORMS, norm_type
-from sosr_det.engine.swap import SwapReport, swap_backbone
+from sosr_det.engine.backbone.resnet_layout import BATCH_NORMS, norm_type
+from sosr_det.engine.backbone.swap import SwapReport, swap_backbone
 from sosr_det.errors import BackboneMismatchError
 
 PLAIN_LAYERS = (
@@ -30,7 +30,7 @@ def swap(load: Callable[[], Any], uri: str, registry_root: str | Path) -> tuple[
         before, so that the backbone can hold the entry at all.
 
     Raises:
-        SosrError: see :func:`sosr_det.engine.swap.swap_backbone`, for refusals that no exception helps.
+        SosrError: see :func:`sosr_det.engine.backbone.swap.swap_backbone`, for refusals that no exception helps.
     """
     cfg, phrases = _prepared(load)
     try:

@@ -21,7 +21,7 @@ from sosr_det.analysis.zoo.result import Trial
 from sosr_det.analysis.zoo.swapping import swap
 from sosr_det.analysis.zoo.text_encoder import local_text_encoder
 from sosr_det.analysis.zoo.tiny_inputs import Needs, needs_of, prediction_batch, training_batch
-from sosr_det.engine.backbone_places import live_backbones
+from sosr_det.engine.backbone.places import live_backbones
 from sosr_det.errors import BackboneMismatchError, SosrError
 from sosr_det.registry.layout import ENV_ROOT
 from sosr_det.transfer.contract import Allowance
@@ -52,7 +52,7 @@ def run_trial(
 
     Args:
         trial: family and config; changed in place and returned.
-        uri: of the backbone, as :func:`sosr_det.engine.swap.swap_backbone` takes it.
+        uri: of the backbone, as :func:`sosr_det.engine.backbone.swap.swap_backbone` takes it.
         registry_root: the registry that has it.
         image_size: pixels.
         on_stage: called at the start of each stage, so that someone knows where a process died.
@@ -163,8 +163,8 @@ def _check_transfer(model: Any, cfg: Any, allowed: list[str]) -> tuple[int, list
     Returns:
         The number of tensors that match, and a watch over the frozen ones of each backbone.
     """
-    from sosr_det.engine.frozen_tensors import FrozenTensors
-    from sosr_det.engine.live_contract import check_backbone, initial_weights
+    from sosr_det.engine.backbone.frozen_tensors import FrozenTensors
+    from sosr_det.engine.backbone.live_contract import check_backbone, initial_weights
 
     found = live_backbones(model)
     if not found:

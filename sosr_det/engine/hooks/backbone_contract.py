@@ -15,9 +15,15 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from sosr_det.engine.backbone_places import live_backbones
-from sosr_det.engine.frozen_tensors import FrozenTensors
-from sosr_det.engine.live_contract import Weights, check_backbone, initial_weights, load_weights, warn
+from sosr_det.engine.backbone.frozen_tensors import FrozenTensors
+from sosr_det.engine.backbone.live_contract import (
+    Weights,
+    check_backbone,
+    initial_weights,
+    load_weights,
+    warn,
+)
+from sosr_det.engine.backbone.places import live_backbones
 from sosr_det.errors import BackboneMismatchError, SosrError
 from sosr_det.registry.names import SCHEME
 from sosr_det.registry.opening import open_registry

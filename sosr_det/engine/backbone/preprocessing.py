@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sosr_det.engine.backbone_uri import WeightsSource
+from sosr_det.engine.backbone.uri import WeightsSource
+from sosr_det.engine.configs import bare_type
 from sosr_det.errors import ConfigError
 from sosr_det.registry.manifest import Preprocessing
 from sosr_det.transfer.contract import Allowance, check_preprocessing
@@ -95,8 +96,7 @@ def pipeline_steps(cfg: Any) -> Iterator[tuple[str, dict]]:
 
     def walk(node: Any, place: str) -> Iterator[tuple[str, dict]]:
         if isinstance(node, dict):
-            kind = node.get("type")
-            if getattr(kind, "__name__", str(kind)).removeprefix("mmdet.") == "Normalize":
+            if bare_type(node.get("type")) == "Normalize":
                 yield place, node
             for key, value in node.items():
                 yield from walk(value, f"{place}.{key}")

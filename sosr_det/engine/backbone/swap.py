@@ -7,11 +7,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_places import Backbone, find_backbones, holders, other_backbones, shared_stages
-from sosr_det.engine.backbone_uri import WeightsSource, look_up
-from sosr_det.engine.resnet_layout import BATCH_NORMS, KNOWN_TYPES, ResNetLayout, norm_type, resnet_layout
-from sosr_det.engine.swap_advice import advice
-from sosr_det.engine.swap_preprocessing import set_preprocessing
+from sosr_det.engine.backbone.advice import advice
+from sosr_det.engine.backbone.places import Backbone, find_backbones, holders, other_backbones, shared_stages
+from sosr_det.engine.backbone.preprocessing import set_preprocessing
+from sosr_det.engine.backbone.resnet_layout import (
+    BATCH_NORMS,
+    KNOWN_TYPES,
+    ResNetLayout,
+    norm_type,
+    resnet_layout,
+)
+from sosr_det.engine.backbone.uri import WeightsSource, look_up
+from sosr_det.engine.configs import bare_type
 from sosr_det.errors import BackboneMismatchError, ConfigError
 from sosr_det.transfer.contract import Allowance, TransferReport, check_arch, compare_layout
 
@@ -304,7 +311,7 @@ def _check_computation(backbone: Backbone, allowance: Allowance, problems: _Prob
                 f"probe.{stage}",
             )
     conv = (settings.get("conv_cfg") or {}).get("type", "Conv2d")
-    if getattr(conv, "__name__", str(conv)) not in ("Conv", "Conv2d") and not allowance.probe("layer1"):
+    if bare_type(conv) not in ("Conv", "Conv2d") and not allowance.probe("layer1"):
         problems.add(
             f"{backbone.place}.conv_cfg is {conv}, the weights were trained with plain Conv2d", "probe"
         )

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone_places import find_backbones, shared_stages
-from sosr_det.engine.backbone_uri import file_shapes
+from sosr_det.engine.backbone.places import find_backbones, shared_stages
+from sosr_det.engine.backbone.preprocessing import pipeline_steps
+from sosr_det.engine.backbone.swap import SwapReport, swap_backbone
+from sosr_det.engine.backbone.uri import file_shapes
 from sosr_det.engine.configs import walk_dicts
-from sosr_det.engine.swap import SwapReport, swap_backbone
-from sosr_det.engine.swap_preprocessing import pipeline_steps
 from sosr_det.errors import ConfigError
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.names import SCHEME
@@ -29,7 +29,7 @@ def settle_backbone(cfg: Any, uri: str | None, allow: Iterable[str] = ()) -> tup
 
     Args:
         cfg: ``mmengine.config.Config``, changed in place.
-        uri: as :func:`sosr_det.engine.swap.swap_backbone`, or ``random``.
+        uri: as :func:`sosr_det.engine.backbone.swap.swap_backbone`, or ``random``.
         allow: exceptions from the contract, by name.
 
     Returns:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sosr_det.engine.backbone_places import Backbone
-from sosr_det.engine.backbone_uri import WeightsSource
+from sosr_det.engine.backbone.places import Backbone
+from sosr_det.engine.backbone.uri import WeightsSource
 
 
 def advice(cfg: Any, backbones: list[Backbone], left: list[str], source: WeightsSource) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sosr_det.engine.configs import bare_type
+
 # Networks that are no part of the detector that learns: a distillation teacher, a tracker's re-identification.
 _OTHERS = ("teacher", "reid")
 
@@ -20,8 +22,9 @@ class Backbone:
     @property
     def type_name(self) -> str:
         """The class, without MMDetection's scope: "ResNet"; the architecture of a classifier of ours."""
-        kind = self.settings.get("type", self.settings.get("arch"))
-        return getattr(kind, "__name__", str(kind)).removeprefix("mmdet.")
+        if self.is_ours:
+            return str(self.settings["arch"])
+        return bare_type(self.settings.get("type"), "mmdet")
 
     @property
     def is_ours(self) -> bool:
@@ -45,8 +48,7 @@ def other_backbones(model: Any, place: str = "model") -> list[str]:
 def shared_stages(model: Any, place: str = "model") -> Iterator[Backbone]:
     """Stages of a ResNet that a detector has outside its backbone (``ResLayer``, as the C4 detectors do)."""
     if isinstance(model, dict):
-        kind = model.get("type")
-        if getattr(kind, "__name__", str(kind)).removeprefix("mmdet.") == "ResLayer" and "depth" in model:
+        if bare_type(model.get("type")) == "ResLayer" and "depth" in model:
             yield Backbone(place, model)
         for key, value in model.items():
             yield from shared_stages(value, f"{place}.{key}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sosr_det.engine.configs import bare_type
 from sosr_det.errors import ConfigError
 
 KNOWN_TYPES = ("ResNet", "ResNeXt", "ResNetV1d")
@@ -67,8 +68,7 @@ def resnet_layout(settings: Mapping[str, Any], type_name: str = "ResNet") -> Res
 
 def norm_type(settings: Mapping[str, Any]) -> str:
     """The kind of normalisation: "BN", "GN", …"""
-    kind = (settings.get("norm_cfg") or {}).get("type", "BN")
-    return getattr(kind, "__name__", str(kind)).removeprefix("mmdet.")
+    return bare_type((settings.get("norm_cfg") or {}).get("type", "BN"))
 
 
 class _Builder:
@@ -131,7 +131,7 @@ class _Builder:
         chosen = self.settings.get("stage_with_dcn", (False,) * 4)
         if not dcn or not chosen[stage] or dcn.get("fallback_on_stride"):
             return
-        kind = getattr(dcn.get("type"), "__name__", str(dcn.get("type")))
+        kind = bare_type(dcn.get("type"))
         channels = _OFFSETS.get(kind)
         offsets = None if channels is None else channels * dcn.get("deform_groups", 1)
         self.layout.shapes[f"{prefix}conv2.conv_offset.weight"] = offsets and (offsets, inner, 3, 3)
@@ -144,8 +144,7 @@ class _Builder:
             if stages is not None and not stages[stage]:
                 continue
             cfg = plugin.get("cfg", {})
-            kind = getattr(cfg.get("type"), "__name__", str(cfg.get("type")))
-            kind = kind.rpartition(".")[2]  # without its scope
+            kind = bare_type(cfg.get("type"))
             if kind in _WITHOUT_TENSORS:
                 continue
             name = _PLUGIN_NAMES.get(kind, _snake_case(kind)) + str(cfg.get("postfix", ""))

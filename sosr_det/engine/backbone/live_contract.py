@@ -10,8 +10,9 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
-from sosr_det.engine.backbone_places import live_shared_stages, shared_stages
-from sosr_det.engine.swap_preprocessing import check_pipeline, pipeline_steps
+from sosr_det.engine.backbone.places import live_shared_stages, shared_stages
+from sosr_det.engine.backbone.preprocessing import check_pipeline, pipeline_steps
+from sosr_det.engine.configs import bare_type
 from sosr_det.errors import BackboneMismatchError
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.names import SCHEME
@@ -85,7 +86,10 @@ def initial_weights(model: Any, name: str, backbone: Any) -> tuple[str, Callable
             inner = name.removeprefix(place).lstrip(".")
             break
     else:
-        outer, inner = _pretrained(getattr(model, "backbone_init_cfg", getattr(backbone, "init_cfg", None))), None
+        outer, inner = (
+            _pretrained(getattr(model, "backbone_init_cfg", getattr(backbone, "init_cfg", None))),
+            None,
+        )
     if outer is None:
         return None
     checkpoint = str(outer["checkpoint"])
@@ -98,13 +102,13 @@ def _around(name: str) -> list[str]:
     return [".".join(parts[:count]) for count in range(len(parts))]
 
 
+_PRETRAINED = ("Pretrained", "PretrainedInit")
+
+
 def _pretrained(init_cfg: Any) -> dict | None:
     for candidate in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-        if isinstance(candidate, dict):
-            kind = candidate.get("type")  # a class in Python-style configs, or a name with its scope
-            name = getattr(kind, "__name__", str(kind)).rpartition(".")[2]
-            if name in ("Pretrained", "PretrainedInit"):
-                return dict(candidate)
+        if isinstance(candidate, dict) and bare_type(candidate.get("type")) in _PRETRAINED:
+            return dict(candidate)
     return None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.config_difference import (
+from sosr_det.engine.backbone.config_difference import (
     base_reference,
     config_source,
     one_line,
@@ -15,8 +15,8 @@ from sosr_det.engine.config_difference import (
     text_difference,
     write_config,
 )
+from sosr_det.engine.backbone.swap import SwapReport, swap_backbone
 from sosr_det.engine.configs import load_config
-from sosr_det.engine.swap import SwapReport, swap_backbone
 from sosr_det.errors import ConfigError
 
 _HOOK = "BackboneContractHook"
