@@ -29,9 +29,9 @@ def mmdetection_lines(entry: Entry, uri: str | None = None) -> list[str]:
     if depth is None:
         return []
     style = f'style="{entry.manifest.arch.style}", ' if entry.manifest.arch.style and depth >= 50 else ""
+    # No custom_hooks: they would replace those of the config, and the import adds the check by itself.
     return [
-        *lines,
-        'custom_hooks = [dict(type="BackboneContractHook")]  # compares what was loaded with the entry',
+        f"{lines[0]}  # compares what was loaded with the entry",
         "model = dict(",
         f"    {preprocessor},",
         f'    backbone=dict(depth={depth}, {style}init_cfg=dict(type="Pretrained", checkpoint="{uri}")),',

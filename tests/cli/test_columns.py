@@ -15,6 +15,10 @@ def test_alignment_and_no_trailing_blanks():
     assert table(["a", "b"], []) == ["a  b"]
 
 
+def test_columns_without_titles_have_widths_of_their_own():
+    assert table(["", ""], [["a-long-name", "1"], ["b", "22"]])[1:] == ["a-long-name  1", "b            22"]
+
+
 def test_wide_and_combining_characters_take_the_room_that_they_take():
     lines = table(["x", "y"], [["한국", "1"], ["e\u0301", "2"], ["abcd", "3"]])
     assert lines == ["x     y", "한국  1", "e\u0301     2", "abcd  3"]

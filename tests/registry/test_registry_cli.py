@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sosr_det.cli.registry import app
 from sosr_det.errors import ConfigError, CorruptEntryError, RegistryError
+from sosr_det.registry.metric_names import metric_of
 
 
 @pytest.fixture
@@ -223,6 +224,21 @@ def test_show_names_everything_and_json_is_the_manifest(run, entry, fields):
     assert shown["manifest"] == entry.manifest.to_dict()
     assert (shown["uri"], shown["names"]) == ("sosr://r50@latest", ["r50@latest", "r50@v1"])
     assert shown["lineage"][0]["digest"] == entry.digest
+
+
+def test_show_prints_whole_names_of_metrics_below_each_other(run, registry, state, fields):
+    metrics = {"map_11point": 0.7, "map_area": 0.72, "num_images": 4952.0, "negative_log_likelihood": 1.5}
+    registry.publish(state, fields | {"metrics": metrics}, "long")
+    lines = run("show", "long").stdout.split("\nmetrics\n")[1].split("\n\n")[0].splitlines()
+    names, values = zip(*(line.strip().rsplit("  ", 1) for line in lines), strict=True)
+    assert {name.strip() for name in names} == {metric_of(name).title for name in metrics}
+    assert len({len(line) - len(value) for line, value in zip(lines, values, strict=True)}) == 1
+
+
+def test_show_leaves_the_hooks_of_a_config_alone(run, entry):
+    text = run("show", "r50").stdout
+    assert "custom_hooks" not in text
+    assert "# compares what was loaded with the entry" in text
 
 
 def test_show_draws_the_family_both_ways(run, zoo):

@@ -54,14 +54,19 @@ def table(
 
 def _fit(columns: list[list[str]], width: int, shrink: Sequence[str]) -> tuple[list[list[str]], bool]:
     """The columns, some with shortened texts, and whether they fit."""
-    sizes = {column[0]: max(map(_width, column)) for column in columns}
-    excess = sum(sizes.values()) + len(_GAP) * (len(columns) - 1) - width
+    sizes = [max(map(_width, column)) for column in columns]  # by place: several columns may have no title
+    excess = sum(sizes) + len(_GAP) * (len(columns) - 1) - width
+    titles = [column[0] for column in columns]
     for title in shrink:
-        if title in sizes and excess > 0:
-            cut = min(excess, max(sizes[title] - max(_NARROWEST, _width(title)), 0))
-            sizes[title] -= cut
+        if title in titles and excess > 0:
+            place = titles.index(title)
+            cut = min(excess, max(sizes[place] - max(_NARROWEST, _width(title)), 0))
+            sizes[place] -= cut
             excess -= cut
-    return [[_shortened(text, sizes[column[0]]) for text in column] for column in columns], excess <= 0
+    fitted = [
+        [_shortened(text, size) for text in column] for column, size in zip(columns, sizes, strict=True)
+    ]
+    return fitted, excess <= 0
 
 
 def _width(text: str) -> int:
