@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sosr_det.errors import RegistryError
 from sosr_det.registry.config_text import config_values, walk
 from sosr_det.registry.entry import Entry
 from sosr_det.registry.lineage import Branch, family_tree
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.metric_names import METRICS, metric_of, metric_text
-from sosr_det.registry.plain_text import clean, code_block, code_span, size, yaml_lines
+from sosr_det.registry.plain_text import clean, clean_lines, code_block, code_span, size, yaml_lines
 from sosr_det.registry.trees import tree_lines
 from sosr_det.registry.usage import mmdetection_command, mmdetection_lines
 
@@ -37,6 +39,7 @@ _PIPELINES = {"backbone": "image-feature-extraction", "detector": "object-detect
 # The Hub's metric ids; the others go by the name that the manifest has.
 _METRIC_TYPES = {"top1": "accuracy", "top5": "top_5_accuracy", "ece": "expected_calibration_error"}
 _PER_CLASS = ("ap_11point/", "ap_area/")
+_MOST_ANCESTORS = 100  # that are read for it
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CITATION = """@article{cheng2021sosr,
   title   = {Selective Output Smoothing Regularization: Regularize Neural Networks by Softening Output Distributions},
@@ -56,6 +59,7 @@ def model_card(registry: Registry, entry: Entry) -> str:
         RegistryError: the registry cannot be listed, which the lineage needs.
     """
     trees = family_tree(registry, entry)
+    used_sosr = _used_sosr(registry, entry.manifest)
     sections = [
         ("", _headline(entry)),
         ("How it was trained", _training(entry)),
@@ -64,9 +68,9 @@ def model_card(registry: Registry, entry: Entry) -> str:
         ("Preprocessing", _preprocessing(entry.manifest)),
         ("How to use it", _usage(entry)),
         ("Lineage", code_block(tree_lines(trees), "text")),
-        ("Limits", _limits(entry.manifest)),
+        ("Limits", _limits(entry.manifest, used_sosr)),
         ("Integrity", _integrity(entry)),
-        ("Citation", code_block(_CITATION.splitlines(), "bibtex")),
+        ("Citation", code_block(_CITATION.splitlines(), "bibtex") if used_sosr else []),
     ]
     lines = ["---", *yaml_lines(front_matter(entry)), "---", ""]
     for title, body in sections:
@@ -116,8 +120,18 @@ def _hub_metric(name: str, value: float) -> dict[str, Any]:
     }
 
 
-def _imported(manifest: Manifest) -> bool:
-    return any(parent.relation == "imported-from" for parent in manifest.parents)
+def _used_sosr(registry: Registry, manifest: Manifest) -> bool:
+    """Whether the recipe of an entry, or of what it was made from and the registry holds, names the SOSR loss."""
+    waiting, seen = [manifest], {manifest.digest}
+    while waiting and len(seen) < _MOST_ANCESTORS:
+        current = waiting.pop()
+        if current.recipe and "SOSRLoss" in current.recipe.config_text:
+            return True
+        for digest in {parent.digest for parent in current.parents if parent.digest} - seen:
+            seen.add(digest)
+            with suppress(FileNotFoundError, RegistryError):  # elsewhere, unreadable, or no entry but a file
+                waiting.append(registry.read_manifest(digest))
+    return False
 
 
 def _main_metrics(manifest: Manifest) -> dict[str, float]:
@@ -190,9 +204,15 @@ def _training(entry: Entry) -> list[str]:
             f"- Started from: {code_span(parent.uri)}{digest}, relation {code_span(parent.relation)}."
         )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.library_versions.items()))
-    lines.append(f"- Code: commit {_or_not(manifest.git_commit)}, with {_or_not(versions)}.")
+    if manifest.is_imported:  # whoever trained it used others
+        lines.append(f"- Imported with {_or_not(versions)}; what it was trained with is not recorded.")
+    elif recipe:
+        lines.append(f"- Code: commit {_or_not(manifest.git_commit)}, with {_or_not(versions)}.")
+    else:
+        lines.append(f"- Published with {_or_not(versions)}; what it was trained with is not recorded.")
     if manifest.notes:
-        lines.append(f"- Notes of the publisher: {code_span(manifest.notes)}.")
+        block = code_block(clean_lines(manifest.notes), "text")  # inside the list's item, where no line ends it
+        lines += ["- Notes of the publisher:", "", *(f"  {line}".rstrip() for line in block)]
     return lines
 
 
@@ -228,13 +248,13 @@ def _results(manifest: Manifest) -> list[str]:
     count, fingerprint = measured.get("num_samples"), measured.get("fingerprint")
     verb = (
         "Stated by whoever imported the weights, not measured here; data:"
-        if _imported(manifest)
+        if manifest.is_imported
         else "Measured on"
     )
     lines = [f"{verb} {code_span(_measured_on(manifest))}"]
     lines[0] += f", {count} samples" if isinstance(count, int) else ""
     lines[0] += f", fingerprint {code_span(fingerprint)}" if isinstance(fingerprint, str) else ""
-    lines[0] += "." if measured or _imported(manifest) else "; the manifest does not say on which part of it."
+    lines[0] += "." if measured or manifest.is_imported else "; the manifest does not say on which part of it."
     main = _main_metrics(manifest)
     per_class = {name: value for name, value in manifest.metrics.items() if name.startswith(_PER_CLASS[0])}
     lines += [
@@ -334,12 +354,12 @@ def _torch_lines(entry: Entry) -> list[str]:
     return lines
 
 
-def _limits(manifest: Manifest) -> list[str]:
+def _limits(manifest: Manifest, used_sosr: bool) -> list[str]:
     lines = []
     if manifest.metrics and manifest.recipe:
         lines.append("- One run (n = 1): the figures come without a spread over seeds, so small differences to other "
                      "entries may be chance.")  # fmt: skip
-    if manifest.recipe:
+    if used_sosr:
         lines.append(
             "- The figures of the SOSR paper are not this entry's: only those above were measured with it."
         )
@@ -362,8 +382,9 @@ def _integrity(entry: Entry) -> list[str]:
     rows = [
         ["manifest", code_span(f"sha256:{entry.digest}")],
         ["tensors (names, dtypes, shapes and values)", code_span(f"sha256:{manifest.tensors_digest}")],
-        ["classes", code_span(f"sha256:{manifest.classes_sha256}")],
     ]
+    if manifest.classes:
+        rows.append(["classes", code_span(f"sha256:{manifest.classes_sha256}")])
     return [
         *_table(["what", "digest"], rows),
         "",

@@ -319,6 +319,11 @@ class Manifest:
         return manifest
 
     @property
+    def is_imported(self) -> bool:
+        """Whether the weights came from another project's file, so that its trainer is not its publisher."""
+        return any(parent.relation == "imported-from" for parent in self.parents)
+
+    @property
     def digest(self) -> str:
         """The manifest's own digest: SHA-256 of its canonical bytes, 64 hex digits."""
         return sha256_hex(self.to_bytes())

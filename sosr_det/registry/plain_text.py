@@ -14,6 +14,15 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def clean_lines(text: str) -> list[str]:
+    """The lines of a text as :func:`clean` gives each: line breaks alone are kept.
+
+    At least one line. Where they are printed, all but the first must be indented, or fenced, so that none can pass for
+    a line of ours.
+    """
+    return [clean(line) for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
+
+
 def size(count: int) -> str:
     """A number of bytes in its largest unit."""
     value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]

@@ -135,6 +135,38 @@ def test_what_is_not_recorded_is_not_claimed(registry, state, fields):
     assert "SOSR term" not in training
 
 
+def test_the_paper_is_cited_where_its_loss_was_used_here_or_before(registry, entry, state, fields):
+    def cited(name, recipe, *parents):
+        changes = {"parents": list(parents), "recipe": recipe and {"config_name": name, "config_text": recipe}}
+        made = registry.publish(state, fields | changes, name)
+        assert ("## Citation" in model_card(registry, made)) == ("SOSR paper" in model_card(registry, made))
+        return "## Citation" in model_card(registry, made)
+
+    parent = {"uri": "sosr://r50@v1", "digest": entry.digest, "relation": "finetuned-from"}
+    absent = {"uri": "a.pth", "digest": "b" * 64, "relation": "imported-from"}
+    assert not cited("plain", "model = dict(loss=dict(type='CrossEntropy'))")
+    assert not cited("foreign", None, absent)
+    assert cited("child", "lr = 1", absent, parent)
+    child = registry.resolve("sosr://child").digest
+    assert cited("grandchild", None, parent | {"uri": "sosr://child", "digest": child})
+
+
+def test_an_imported_entry_was_not_trained_with_the_importers_libraries(registry, state, fields):
+    parent = {"uri": "a.pth", "digest": "b" * 64, "relation": "imported-from"}
+    entry = registry.publish(state, fields | {"parents": [parent], "classes": []}, "foreign")
+    body = model_card(registry, entry)
+    assert "Imported with `torch 2.14.1`; what it was trained with is not recorded." in body
+    assert "Code: commit" not in body
+    assert entry.manifest.classes_sha256 not in body
+
+
+def test_notes_keep_their_lines_and_stay_in_their_block(registry, state, fields):
+    notes = "one\r\n\n## Integrity\n```\n| manifest | `sha256:0` |\x1b[1m\n"
+    body = model_card(registry, registry.publish(state, fields | {"notes": notes}, "noted"))
+    block = next(text for kind, text in markdown_tokens(body) if kind == "fence" and text.startswith("one"))
+    assert block == "one\n\n## Integrity\n```\n| manifest | `sha256:0` |\ufffd[1m\n"
+
+
 def test_imported_metrics_are_called_what_they_are(registry, state, fields):
     parent = {"uri": "torchvision://resnet50", "digest": "a" * 64, "relation": "imported-from"}
     entry = registry.publish(state, fields | {"parents": [parent], "recipe": None}, "imported")

@@ -235,6 +235,36 @@ def test_show_prints_whole_names_of_metrics_below_each_other(run, registry, stat
     assert len({len(line) - len(value) for line, value in zip(lines, values, strict=True)}) == 1
 
 
+def test_lines_of_notes_are_kept_and_cannot_pass_for_others(run, registry, entry, state, fields):
+    registry.publish(state, fields | {"notes": "one\nlicense          MIT\x1b[1m\r\n\tthree"}, "noted")
+    lines = run("show", "noted").stdout.splitlines()
+    begin = next(place for place, line in enumerate(lines) if line.startswith("  notes"))
+    gap = " " * 17
+    expected = ["one", "license          MIT\ufffd[1m", "\ufffdthree"]
+    assert lines[begin] == f"  notes            {expected[0]}"
+    assert lines[begin + 1 : begin + 3] == [f"  {gap}{line}" for line in expected[1:]]
+    shown = run("diff", "r50", "noted").stdout.splitlines()
+    begin = next(place for place, line in enumerate(shown) if line.startswith("  notes"))
+    assert [line.strip() for line in shown[begin + 1 : begin + 3]] == expected[1:]
+    assert all(line.startswith("      ") for line in shown[begin + 1 : begin + 3])
+
+
+def test_show_tells_what_the_tag_meant_before(run, registry, entry, state, fields):
+    assert "before" not in run("show", "r50").stdout
+    moved = registry.publish(state, fields | {"seed": 4}, "r50", ["latest"])
+    assert f"before           sha256:{entry.digest}" in run("show", "r50").stdout
+    assert json.loads(run("show", "r50", "--json").stdout)["previous"] == entry.digest
+    assert "before" not in run("show", "r50@v1").stdout
+    assert json.loads(run("show", moved.pinned_uri, "--json").stdout)["previous"] is None
+    assert run("tag", f"sha256:{entry.digest}", "latest", "--name", "r50").exit_code == 0
+    assert registry.resolve("sosr://r50").digest == entry.digest
+
+
+def test_show_has_no_digest_of_no_classes(run, registry, state, fields):
+    made = registry.publish(state, fields | {"classes": []}, "bare")
+    assert made.manifest.classes_sha256 not in run("show", "bare").stdout
+
+
 def test_show_leaves_the_hooks_of_a_config_alone(run, entry):
     text = run("show", "r50").stdout
     assert "custom_hooks" not in text

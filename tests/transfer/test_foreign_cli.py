@@ -69,6 +69,19 @@ def test_import_and_export(tmp_path, run, file):
     assert json.loads(result.stdout)["tensors_digest"] == shown["tensors_digest"]
 
 
+def test_import_says_which_tags_it_moved(run, file):
+    options = ("import", file, "--name", "mine@v1", "--preprocessing", "torchvision")
+    first = run(*options)
+    assert "was sha256:" not in first.stdout
+    digest = json.loads(run("resolve", "mine", "--json").stdout)["digest"]
+    second = run("import", file, "--name", "mine@v2", "--preprocessing", "torchvision", "--license", "MIT")
+    moved = [line for line in second.stdout.splitlines() if "was sha256:" in line]
+    assert moved == [f"  mine@latest moved (was sha256:{digest})"]
+    answer = json.loads(run(*options, "--json").stdout)
+    now = json.loads(run("resolve", "mine@v2", "--json").stdout)["digest"]
+    assert {row["tag"]: row["previous"] for row in answer["tags"]} == {"v1": digest, "latest": now}
+
+
 def test_a_dry_run_as_json(tmp_path, run, file):
     result = run("import", file, "--name", "mine", "--preprocessing", "torchvision", "--dry-run", "--json")
     said = json.loads(result.stdout)

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from sosr_det.registry.diff import Change, EntryDiff, TensorDiff, diff_entries
 from sosr_det.registry.entry import Entry
 from sosr_det.registry.metric_names import metric_of, metric_text
 from sosr_det.registry.opening import open_registry
+from sosr_det.registry.plain_text import clean_lines
 
 _LONGEST = 60  # characters of a value
 
@@ -74,7 +76,7 @@ def _print(a: Entry, b: Entry, diff: EntryDiff, top: int) -> None:
     if diff.identical:
         typer.echo("\nnothing differs" + ("" if a.digest == b.digest else " but when they were published"))
         return
-    _section("fields", [[clean(c.field), _value(c.a), _value(c.b)] for c in diff.fields], ["field", "A", "B"])
+    _section("fields", [row for change in diff.fields for row in _field_rows(change)], ["field", "A", "B"])
     # Per-class figures that one of the two lacks say nothing about a difference, and there are many.
     shown = [c for c in diff.metrics if "/" not in c.field or None not in (c.a, c.b)]
     _section("metrics", [_metric_row(change) for change in shown], ["metric", "A", "B", "B - A"])
@@ -91,6 +93,17 @@ def _section(title: str, rows: list[list[str]], titles: list[str]) -> None:
     if rows:
         typer.echo(f"\n{bold(title)}")
         typer.echo("\n".join(f"  {line}" for line in table(titles, rows)))
+
+
+def _field_rows(change: Change) -> list[list[str]]:
+    """One row, of notes one per line, of which only the first has a field's name."""
+    if change.field != "notes":
+        return [[clean(change.field), _value(change.a), _value(change.b)]]
+    a, b = (clean_lines(text) if isinstance(text, str) else [None] for text in (change.a, change.b))
+    return [
+        ["" if number else change.field, _value(one), _value(other)]
+        for number, (one, other) in enumerate(zip_longest(a, b, fillvalue=""))
+    ]
 
 
 def _value(value: Any) -> str:

@@ -85,6 +85,9 @@ def import_command(
         typer.echo("dry run: nothing was published")
     else:
         typer.echo(f"published {result['uri']}\n  {result['pinned_uri']}")
+        for row in result["tags"]:
+            if row["previous"] not in (None, row["digest"]):
+                typer.echo(f"  {row['name']}@{row['tag']} moved (was sha256:{row['previous']})")
 
 
 def export_command(

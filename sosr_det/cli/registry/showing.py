@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,8 +24,12 @@ from sosr_det.registry.entry import Entry
 from sosr_det.registry.lineage import Branch, family_tree
 from sosr_det.registry.metric_names import metric_of, metric_text
 from sosr_det.registry.opening import open_registry
+from sosr_det.registry.plain_text import clean_lines
 from sosr_det.registry.trees import tree_lines
 from sosr_det.registry.usage import mmdetection_command, mmdetection_lines
+
+if TYPE_CHECKING:
+    from sosr_det.registry.store import Registry
 
 _MOST_METRICS = 12  # lines; a detector has two more per class
 
@@ -59,11 +63,13 @@ def show_command(
     if as_json:
         lineage = [tree.to_dict() for tree in trees]
         print_json(
-            identity(entry) | {"names": names, "lineage": lineage, "manifest": entry.manifest.to_dict()}
+            identity(entry)
+            | {"names": names, "previous": _previous(registry, entry), "lineage": lineage}
+            | {"manifest": entry.manifest.to_dict()}
         )
         return
     typer.echo(_headline(entry))
-    for title, lines in _sections(entry, names, trees):
+    for title, lines in _sections(registry, entry, names, trees):
         typer.echo(f"\n{bold(title)}")
         typer.echo("\n".join(f"  {line}" for line in lines))
 
@@ -85,9 +91,11 @@ def _headline(entry: Entry) -> str:
     return f"{bold(entry.uri)}\n{' · '.join(parts)}"
 
 
-def _sections(entry: Entry, names: list[str], trees: list[Branch]) -> list[tuple[str, list[str]]]:
+def _sections(
+    registry: Registry, entry: Entry, names: list[str], trees: list[Branch]
+) -> list[tuple[str, list[str]]]:
     sections = [
-        ("identity", _pairs(_identity(entry, names))),
+        ("identity", _pairs(_identity(registry, entry, names)) + _notes(entry.manifest.notes or "-")),
         ("network and preprocessing", _pairs(_network(entry))),
         ("metrics", _metrics(entry.manifest.metrics)),
         ("made from", _pairs(_origin(entry))),
@@ -110,18 +118,33 @@ def _pairs(pairs: list[tuple[str, str]]) -> list[str]:
     return [f"{clean(title):<16} {clean(value)}" for title, value in pairs]
 
 
-def _identity(entry: Entry, names: list[str]) -> list[tuple[str, str]]:
+def _notes(text: str) -> list[str]:
+    """Their lines below each other, where no title of ours stands."""
+    first, *others = clean_lines(text)
+    return [f"{'notes':<16} {first}", *(f"{'':<16} {line}".rstrip() for line in others)]
+
+
+def _identity(registry: Registry, entry: Entry, names: list[str]) -> list[tuple[str, str]]:
     manifest = entry.manifest
+    before = _previous(registry, entry)
     return [
         ("pinned uri", entry.pinned_uri),
+        *([("before", f"sha256:{before}")] if before else []),
         ("names", ", ".join(names) or "none; only its digest leads to it"),
         ("weights", str(entry.blob_path)),
         ("weights digest", f"sha256:{entry.tensors_digest}"),
         ("size", f"{manifest.size_bytes} bytes"),
         ("license", manifest.license or "not stated"),
         ("created", manifest.created),
-        ("notes", manifest.notes or "-"),
     ]
+
+
+def _previous(registry: Registry, entry: Entry) -> str | None:
+    """The digest that the tag meant before it was moved to this entry; `registry tag` takes it back there."""
+    if entry.name is None or entry.tag is None:
+        return None
+    ref = registry.read_ref(entry.name, entry.tag)
+    return ref.previous if ref.digest == entry.digest != ref.previous else None
 
 
 def _network(entry: Entry) -> list[tuple[str, str]]:
@@ -170,10 +193,10 @@ def _origin(entry: Entry) -> list[tuple[str, str]]:
             )
     return [
         *pairs,
-        ("classes", f"{len(manifest.classes)}, sha256:{manifest.classes_sha256}"),
+        ("classes", f"{len(manifest.classes)}, sha256:{manifest.classes_sha256}" if manifest.classes else "-"),
         ("seed", "-" if manifest.seed is None else str(manifest.seed)),
         ("git commit", manifest.git_commit or "-"),
-        ("libraries", versions or "-"),
+        ("imported with" if manifest.is_imported else "libraries", versions or "-"),
     ]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sosr_det.errors import ConfigError
+from sosr_det.errors import ConfigError, RegistryError
 from sosr_det.models.imagenet_resnets import set_style
 from sosr_det.registry.digest import tensors_digest
 from sosr_det.registry.manifest import Manifest, Parent, Preprocessing
@@ -24,6 +24,10 @@ from sosr_det.transfer.foreign.report import ImportReport
 from sosr_det.transfer.foreign.source import Source, find_source
 from sosr_det.transfer.foreign.states import find_states
 from sosr_det.transfer.probe import compute_probe
+
+if TYPE_CHECKING:
+    from sosr_det.registry.remote.store import RemoteRegistry
+    from sosr_det.registry.store import Registry
 
 RELATION = "imported-from"
 Given = tuple[Preprocessing, str | None, str]  # what parse_preprocessing returned
@@ -70,7 +74,7 @@ def import_checkpoint(
 
     Returns:
         Plain dict: ``report`` (see :class:`ImportReport`), ``tensors_digest``, ``registry``, ``dry_run``, and unless
-        it was a dry run ``uri``, ``pinned_uri`` and ``digest`` of the new entry.
+        it was a dry run ``uri``, ``pinned_uri`` and ``digest`` of the new entry, and ``tags``: per tag what it was.
 
     Raises:
         ConfigError: an option that cannot be used, or one that is missing because the file does not say it.
@@ -123,9 +127,22 @@ def import_checkpoint(
     }
     if not dry_run:
         tags = list(dict.fromkeys([wanted.tag or DEFAULT_TAG, DEFAULT_TAG]))
+        before = {tag: _digest_of(registry, str(wanted.name), tag) for tag in tags}
         entry = registry.publish(fitted.tensors, fields, str(wanted.name), tags)
         result |= {"uri": entry.uri, "pinned_uri": entry.pinned_uri, "digest": entry.digest}
+        result["tags"] = [
+            {"name": entry.name, "tag": tag, "digest": entry.digest, "previous": previous}
+            for tag, previous in before.items()
+        ]
     return result
+
+
+def _digest_of(registry: Registry | RemoteRegistry, name: str, tag: str) -> str | None:
+    """What a tag means now, so that a move can be told and undone; None for a new or unreadable one."""
+    try:
+        return registry.read_ref(name, tag).digest
+    except RegistryError:
+        return None
 
 
 def _names(network: Network) -> list[str]:
