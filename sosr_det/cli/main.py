@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 import typer
+from typer.core import TyperGroup
 
 import sosr_det
 from sosr_det.cli import (
@@ -29,8 +30,25 @@ from sosr_det.cli import (
 )
 from sosr_det.errors import SosrError
 
+_LONGEST = 600  # characters of an unexpected error's text that are shown
+_MOST_LINES = 4
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, as an error that typer lets through: it turns a KeyboardInterrupt into a silent exit."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(str(error)) from error
+
+
 app = typer.Typer(
     name="sosr-det",
+    cls=_Commands,
     help="Selective Output Smoothing Regularization: pretrain, publish, fine-tune, detect, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,10 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(args=expand_cfg_options(arguments), standalone_mode=True)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("SOSR_TRACEBACK") == "1":
             raise
         message, code = explain(error)
@@ -100,6 +115,9 @@ def expand_cfg_options(arguments: Sequence[str]) -> list[str]:
 def explain(error: BaseException) -> tuple[str, int]:
     """One message and an exit code for an error, without a traceback wall."""
     for cause in _chain(error):
+        if isinstance(cause, KeyboardInterrupt):  # libraries catch it and raise something else
+            return (f"interrupted; {cause}" if str(cause) else "interrupted"), 130
+    for cause in _chain(error):
         if isinstance(cause, SosrError):
             return f"error: {_strip_worker_traceback(cause)}", cause.exit_code
     for cause in _chain(error):
@@ -108,10 +126,17 @@ def explain(error: BaseException) -> tuple[str, int]:
     last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     place = f" ({os.path.basename(last.filename)}:{last.lineno} in {last.name})" if last else ""
     return (
-        f"error: unexpected {type(error).__name__}: {error}{place}\n"
+        f"error: unexpected {type(error).__name__}: {_shortened(str(error))}{place}\n"
         "This was not foreseen. Run again with SOSR_TRACEBACK=1 to see where it comes from.",
         1,
     )
+
+
+def _shortened(text: str) -> str:
+    """The beginning of a text that may be a whole config or log."""
+    lines = text.strip().splitlines()
+    short = "\n".join(lines[:_MOST_LINES])[:_LONGEST]
+    return short if short == "\n".join(lines) else f"{short} … (shortened)"
 
 
 def _printable(text: str) -> str:

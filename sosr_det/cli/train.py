@@ -32,6 +32,10 @@ def train(
             "preprocessing or style. May be given several times; recorded in run.json.",
         ),
     ] = None,
+    set_depth: Annotated[
+        bool,
+        typer.Option("--set-depth", help="With --backbone: take over the weights' depth, and fit the neck to it."),
+    ] = False,
     classes: Annotated[
         str | None,
         typer.Option(help="Comma-separated class names of a VOC-format data set; sizes the heads too."),
@@ -83,6 +87,7 @@ def train(
             data_root=data_root,
             backbone=backbone,
             allow=allow or [],
+            set_depth=set_depth,
             classes=classes.split(",") if classes else None,
             seed=seed,
             total_epochs=total_epochs,

@@ -34,6 +34,7 @@ logger = logging.getLogger("sosr_det")
 # Bytes kept per parameter byte: weights and momentum, in the last, the best and the file being written.
 _CHECKPOINT_FACTOR = 6
 _LONGEST_PATH = 4096  # characters
+_TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell reports it
 
 
 @dataclass
@@ -45,6 +46,7 @@ class TrainOptions:
     data_root: Path | None = None
     backbone: str | None = None
     allow: Sequence[str] = ()
+    set_depth: bool = False
     classes: Sequence[str] | None = None
     seed: int | None = None
     total_epochs: int | None = None
@@ -81,7 +83,7 @@ def run_training(options: TrainOptions) -> Path:
     created = _make_folder(work_dir)
     runner = None
     # torchrun and Slurm end processes with SIGTERM: unwind as for Ctrl-C, so that the record says so.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     try:
         runner = build_runner(cfg, for_training=True)
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
@@ -92,8 +94,17 @@ def run_training(options: TrainOptions) -> Path:
         for hook in runner.hooks if runner is not None else ():
             if hasattr(hook, "release"):  # the backbone's entry is not used any more
                 hook.release()
-        _clean_up_after(error, work_dir, remove=created and not worked)
-        raise
+        interrupted = _is_interrupt(error)
+        remove = created and not worked
+        _clean_up_after(error, work_dir, remove=remove, status="interrupted" if interrupted else "failed")
+        if not interrupted:
+            raise
+        advice = _after_interrupt(work_dir, removed=remove)
+        if isinstance(error, SystemExit):
+            if runner is None or runner.rank == 0:
+                print(f"interrupted; {advice}", file=sys.stderr)
+            raise
+        raise KeyboardInterrupt(advice) from error
     if runner.rank == 0:
         _finish(work_dir, name)
     return work_dir
@@ -118,14 +129,18 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     uri, allow, start = options.backbone, list(options.allow), None
+    set_depth = options.set_depth
+    if set_depth and not options.resume and uri in (None, RANDOM):
+        raise ConfigError("--set-depth takes over the depth of the weights that --backbone names; give both.")
     if options.resume:
         start = _resumed_start(cfg, options)
     if start:
         uri, allow = start["settled"], [*start.get("allowed", ()), *allow]
+        set_depth = set_depth or bool(start.get("set_depth"))
     name = publish_name(cfg, options.publish, options.publish_as)
     if name:
         publishable_name(name)  # refuse a bad name now, not after 90 epochs
-    record, lines = _settle_on_rank_0(cfg, uri, allow)
+    record, lines = _settle_on_rank_0(cfg, uri, allow, set_depth and uri not in (None, RANDOM))
     for line in lines:
         logger.warning(line)
     if start and record:
@@ -162,17 +177,19 @@ def _resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
     return {**start, "settled": settled}
 
 
-def _settle_on_rank_0(cfg: Any, uri: str | None, allow: Sequence[str]) -> tuple[dict | None, list[str]]:
+def _settle_on_rank_0(
+    cfg: Any, uri: str | None, allow: Sequence[str], set_depth: bool
+) -> tuple[dict | None, list[str]]:
     """Rank 0 resolves names to digests; every rank gets the same result or the same error. Lines are rank 0's."""
     from mmengine.dist import broadcast_object_list, get_dist_info
 
     rank, world_size = get_dist_info()
     if world_size == 1:
-        return settle_backbone(cfg, uri, allow)
+        return settle_backbone(cfg, uri, allow, set_depth=set_depth)
     box: list[Any] = [None]
     if rank == 0:
         try:
-            settled = settle_backbone(cfg, uri, allow)
+            settled = settle_backbone(cfg, uri, allow, set_depth=set_depth)
             box = [("ok", settled, cfg.to_dict())]
         except SosrError as error:
             box = [("error", error, None)]
@@ -285,8 +302,28 @@ def _make_folder(work_dir: Path) -> bool:
     return True
 
 
-def _clean_up_after(error: BaseException, work_dir: Path, *, remove: bool) -> None:
-    """Mark a run that had begun as failed; remove a folder that holds nothing worth keeping."""
+def _is_interrupt(error: BaseException) -> bool:
+    """Ctrl-C or SIGTERM; also where a library turned it into another error, as mmengine's Config.pretty_text does."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt) or (
+            isinstance(cause, SystemExit) and cause.code == _TERMINATED
+        ):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _after_interrupt(work_dir: Path, *, removed: bool) -> str:
+    if (work_dir / "last_checkpoint").is_file():
+        return "continue with --resume"
+    if removed or not (work_dir / FILE_NAME).exists():
+        return "no step was made and nothing was kept, start again"
+    return "no checkpoint was saved yet, start again with --overwrite"
+
+
+def _clean_up_after(error: BaseException, work_dir: Path, *, remove: bool, status: str) -> None:
+    """Mark a run that had begun as failed or interrupted; remove a folder that holds nothing worth keeping."""
     from mmengine.dist import is_main_process
 
     if not is_main_process():
@@ -301,7 +338,7 @@ def _clean_up_after(error: BaseException, work_dir: Path, *, remove: bool) -> No
     if (work_dir / FILE_NAME).exists():
         record = read_run_record(work_dir)
         if record["status"] == "running":
-            record.update(status="failed", error=f"{type(error).__name__}: {error}"[:2000])
+            record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
             write_run_record(work_dir, record)
 
 
