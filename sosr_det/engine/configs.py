@@ -165,10 +165,30 @@ def _find_package_config(name: str) -> Path:
     try:
         found, _ = Config._get_cfg_path(name if name.endswith(".py") else f"{name}.py", "")
     except Exception as error:
-        raise ConfigError(f"config {name!r} cannot be found: {error}") from error
+        near = _near_package_configs(name)
+        raise ConfigError(f"config {name!r} cannot be found: {near or error}") from error
     if not Path(found).is_file():
-        raise ConfigError(f"config {name!r} cannot be found: no file {found}")
+        near = _near_package_configs(name)
+        raise ConfigError(f"config {name!r} cannot be found: {near or f'no file {found}'}")
     return Path(found)
+
+
+def _near_package_configs(name: str) -> str:
+    """A sentence with the configs of an installed package most like ``mmdet::folder/name``; empty without such."""
+    from importlib.util import find_spec
+
+    package, _, wanted = name.partition("::")
+    spec = find_spec(package) if package.isidentifier() else None
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        root = Path(place, ".mim", "configs")
+        names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.py"))]
+        # Near names of a thousand long ones take a while; those of the same folder come first.
+        folder = wanted.rpartition("/")[0]
+        same = [other for other in names if folder and other.rpartition("/")[0] == folder]
+        for among in filter(None, (same, names)):
+            if near := difflib.get_close_matches(wanted, among, n=3, cutoff=0.6):
+                return f"{package} has no such config. Near names: {', '.join(f'{package}::{n}' for n in near)}."
+    return ""
 
 
 def load_config(name: str, overrides: Sequence[str] = ()):

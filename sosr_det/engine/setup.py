@@ -171,10 +171,40 @@ def build_runner(cfg: Any, *, for_training: bool) -> Any:
             _ = runner.train_loop, runner.val_loop
         else:
             _ = runner.test_loop
+    except FileNotFoundError as error:
+        text = _missing_annotations(cfg, error)
+        if text is None:
+            raise
+        raise DataError(text) from error
     except (KeyError, TypeError, AttributeError, ValueError, AssertionError, ImportError) as error:
         text = error.args[0] if error.args else error
         raise ConfigError(f"the config does not build: {text}") from error
     return runner
+
+
+def _missing_annotations(cfg: Any, error: FileNotFoundError) -> str | None:
+    """A sentence about an annotation file that a data set or an evaluator of the config names; None for other files."""
+    if error.filename is None:
+        return None
+    missing = os.path.normpath(os.fspath(error.filename))
+    for section in (
+        "train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator",
+    ):  # fmt: skip
+        for node in walk_dicts(cfg.get(section)):
+            name = node.get("ann_file")
+            root = str(node.get("data_root") or "")
+            if not isinstance(name, str) or os.path.normpath(os.path.join(root, name)) != missing:
+                continue
+            under = f" under its data_root {root}" if root else ""
+            sosr_data = os.environ.get("SOSR_DATA")
+            replaced = ""
+            if sosr_data and root and Path(root).is_relative_to(sosr_data):
+                replaced = " $SOSR_DATA replaced the data_root that the config names."
+            return (
+                f"there is no {missing}: the annotation file of the config's {section}{under}.{replaced} Give the "
+                "folder that holds this data set with --data-root or $SOSR_DATA, or set data_root in the config."
+            )
+    return None
 
 
 def require_disk_space(folder: Path, needed_bytes: int, what: str) -> None:

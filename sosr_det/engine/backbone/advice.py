@@ -68,6 +68,6 @@ def _learning_rate(cfg: Any) -> list[str]:
     if not batch or not base or rate is None or batch == base or scaling.get("enable"):
         return []
     return [
-        f"lr={rate:g} is for a batch of {base}; one GPU makes it {batch}. Use {base // batch or 1} GPUs, "
+        f"lr={rate:g} is for a batch of {base}; on one GPU the batch is {batch}. Use {base // batch or 1} GPUs, "
         f"auto_scale_lr.enable=True (MMDetection's --auto-scale-lr), or lr={rate * batch / base:.4g}."
     ]

@@ -21,7 +21,9 @@ from sosr_det.transfer.contract import Allowance, check_arch, check_preprocessin
 RANDOM = "random"
 
 
-def settle_backbone(cfg: Any, uri: str | None, allow: Iterable[str] = ()) -> tuple[dict | None, list[str]]:
+def settle_backbone(
+    cfg: Any, uri: str | None, allow: Iterable[str] = (), *, set_depth: bool = False
+) -> tuple[dict | None, list[str]]:
     """Put ``uri`` under the config's backbones (None: leave what the config says), and pin every entry by its digest.
 
     With a URI, style and preprocessing are set to those of the weights, which the lines say. Without one, they are
@@ -31,6 +33,7 @@ def settle_backbone(cfg: Any, uri: str | None, allow: Iterable[str] = ()) -> tup
         cfg: ``mmengine.config.Config``, changed in place.
         uri: as :func:`sosr_det.engine.backbone.swap.swap_backbone`, or ``random``.
         allow: exceptions from the contract, by name.
+        set_depth: as :func:`swap_backbone`; noted in the record as ``set_depth``, since a resumed run needs it again.
 
     Returns:
         ``dict(uri=..., digest=..., pinned_uri=..., allowed=[...])`` of the model's backbone, or None for random
@@ -44,13 +47,15 @@ def settle_backbone(cfg: Any, uri: str | None, allow: Iterable[str] = ()) -> tup
     if uri == RANDOM:
         lines += set_random(cfg)
     elif uri:
-        report = swap_backbone(cfg, uri, allow)
+        report = swap_backbone(cfg, uri, allow, set_depth=set_depth)
         lines += [f"backbone: {line}" for line in (*report.changes, *report.warnings)]
     record = pin_checkpoints(cfg, allow)
     if record is not None:
         if report is not None:
             record["uri"] = report.uri
         record["allowed"] = list(allow)
+        if set_depth:
+            record["set_depth"] = True
     return record, lines
 
 
@@ -123,8 +128,14 @@ def pin_checkpoints(cfg: Any, allow: Iterable[str] = ()) -> dict | None:
                 if node is stage.settings:
                     check_arch(node, entry.manifest.arch, uri, allowance, stage.place)
             if is_backbone:
-                check_arch(node, entry.manifest.arch, uri, allowance)
-                _check_preprocessing(cfg, entry.manifest.preprocessing, uri, allowance)
+                try:
+                    check_arch(node, entry.manifest.arch, uri, allowance)
+                    _check_preprocessing(cfg, entry.manifest.preprocessing, uri, allowance)
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"{error}\nA checkpoint alone changes nothing else in the config. `--backbone {uri}` sets what "
+                        "belongs to these weights along with it; `sosr-det swap` writes that as a config."
+                    ) from error
             init_cfg["checkpoint"] = entry.pinned_uri
             record.update(uri=entry.uri, digest=entry.digest, pinned_uri=entry.pinned_uri)
         elif "://" not in uri:

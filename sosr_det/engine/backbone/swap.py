@@ -169,6 +169,7 @@ def _swap_one(
             check_arch(settings, source.arch, source.uri, allowance)
         return
     _require_resnet(backbone, source)
+    _require_resnet_weights(backbone, source)
     if set_depth:
         _set_depth(model, backbone, source, report)
     if source.depth is not None and settings.get("depth") != source.depth:
@@ -211,6 +212,17 @@ def _require_resnet(backbone: Backbone, source: WeightsSource) -> None:
         f"{backbone.place} is a {backbone.type_name}, and {source.uri} holds {what}: "
         f"only {', '.join(KNOWN_TYPES)} take a ResNet's tensors{near if 'Res' in backbone.type_name else ''}. "
         "Use a config of this detector with a ResNet backbone (…_r50_…)."
+    )
+
+
+def _require_resnet_weights(backbone: Backbone, source: WeightsSource) -> None:
+    """Every ResNet has a ``layer1``: without one, the weights are another kind of network's, whatever it is called."""
+    if source.arch is None or source.shapes is None or any(n.startswith("layer1.") for n in source.shapes):
+        return
+    raise ConfigError(
+        f"{source.uri} holds a {source.arch.name}, and {backbone.place} is a {backbone.type_name}-"
+        f"{backbone.settings.get('depth')}: none of its tensors has a place there. Use an entry of a ResNet of that "
+        "depth (`sosr-det registry ls`), or a config of this detector with that network."
     )
 
 
@@ -342,7 +354,7 @@ def _check_neck(model: Any, backbone: Backbone, layout: ResNetLayout) -> None:
         return
     raise ConfigError(
         f"{place}.in_channels is {list(wanted)}, but {backbone.place} of depth {backbone.settings.get('depth')} gives "
-        f"{given}. Set {place}.in_channels={given}, or swap with --set-depth."
+        f"{given}. Set {place}.in_channels={given}, or give --set-depth along with --backbone."
     )
 
 

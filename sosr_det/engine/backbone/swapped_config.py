@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from sosr_det.engine.backbone.config_difference import (
 from sosr_det.engine.backbone.swap import SwapReport, swap_backbone
 from sosr_det.engine.configs import load_config
 from sosr_det.errors import ConfigError
+from sosr_det.registry.layout import ENV_ROOT
+from sosr_det.registry.remote.urls import is_remote, parse_remote
 
 _HOOK = "BackboneContractHook"
 _REGISTER = "sosr_det.register"
@@ -32,6 +35,7 @@ class SwappedConfig:
     after: dict[str, Any]
     report: SwapReport
     asked: str
+    registry_root: str | None = None  # as given by --registry, else $SOSR_REGISTRY
 
     @property
     def difference(self) -> list[str]:
@@ -58,7 +62,7 @@ def swap_config(
         SosrError: see :func:`swap_backbone`.
     """
     asked = uri
-    if "://" not in uri:
+    if "://" not in uri and Path(uri).expanduser().exists():
         uri = str(Path(uri).expanduser().resolve())
     cfg = load_config(name)
     before = cfg.to_dict()
@@ -75,7 +79,8 @@ def swap_config(
     if report.allowed:
         hooks = [{**hook, "allow": report.allowed} if hook.get("type") == _HOOK else hook for hook in hooks]
     after["custom_hooks"] = hooks
-    return SwappedConfig(name, before, after, report, asked)
+    root = registry_root or os.environ.get(ENV_ROOT) if report.kind == "entry" else None
+    return SwappedConfig(name, before, after, report, asked, root)
 
 
 def require_writable(out: Path, force: bool) -> None:
@@ -108,6 +113,10 @@ def write_swapped(swapped: SwappedConfig, out: Path, force: bool = False) -> str
         f"# {one_line(swapped.name)} on the backbone {one_line(report.uri)}.\n"
         f"# Written by: sosr-det swap {one_line(swapped.name)} --backbone {one_line(swapped.asked)}{flags}\n"
     )
+    if swapped.registry_root:
+        root = swapped.registry_root
+        shown = str(parse_remote(root)) if is_remote(root) else root  # no password of a URL in a file
+        header += f"# The digest is in the registry {one_line(shown)} (--registry or ${ENV_ROOT}).\n"
     notes = {report.checkpoint: report.uri} if report.checkpoint != report.uri else {}
     reference = base_reference(swapped.name, out)
     if reference is not None:

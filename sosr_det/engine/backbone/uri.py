@@ -63,7 +63,18 @@ def look_up(uri: str, registry_root: str | Path | None = None) -> WeightsSource:
             f"{uri}: mmengine loads nothing from {uri.partition('://')[0]}://. Use {SCHEME}NAME, torchvision://NAME, "
             "http(s)://… or a file; `sosr-det registry import` takes timm models into the registry."
         )
+    if not Path(uri).exists() and _is_entry(uri, registry_root):
+        raise ConfigError(f"there is no file {uri}; did you mean {SCHEME}{uri}, which the registry holds?")
     return WeightsSource("file", uri, uri, shapes=file_shapes(uri))
+
+
+def _is_entry(name: str, registry_root: str | Path | None) -> bool:
+    """Whether NAME[@TAG] without its scheme is an entry; a registry that cannot be read has none."""
+    try:
+        open_registry(registry_root).resolve(f"{SCHEME}{name}")
+    except (SosrError, OSError):
+        return False
+    return True
 
 
 def file_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
