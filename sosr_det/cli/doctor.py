@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sosr_det.registry.layout import RegistryLayout
 
 _OPENMMLAB_MODULES = ("mmengine", "mmcv", "mmdet")
 
@@ -58,10 +61,26 @@ def diagnose() -> tuple[dict[str, str], list[str]]:
     if is_remote(root):
         facts["registry"] = f"{parse_remote(root)} (a store; not contacted)"
     else:
-        facts["registry"] = f"{root} ({'exists' if os.path.isdir(root) else 'made at the first publish'})"
+        facts["registry"] = f"{root} ({_registry_state(RegistryLayout(root), problems)})"
         if warnings := RegistryLayout(root).permissions_warnings():
             facts["registry access"] = " ".join(warnings)
     return facts, problems
+
+
+def _registry_state(layout: RegistryLayout, problems: list[str]) -> str:
+    """A few words about a registry folder; whatever keeps it from being used becomes a problem."""
+    from sosr_det.errors import SosrError
+
+    try:
+        if not layout.root.exists():
+            return "not there yet; made at the first publish"
+        if layout.root.is_dir() and not any(layout.root.iterdir()):
+            return "empty; made a registry at the first publish"
+        layout.require()
+    except (SosrError, OSError) as error:
+        problems.append(f"registry: {error}")
+        return "cannot be used"
+    return "exists"
 
 
 def overlapping_packages(providers: dict[str, list[str]]) -> list[str]:

@@ -30,6 +30,9 @@ def evaluate(
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Also write the metrics to this file.")
     ] = None,
+    registry: Annotated[
+        str | None, typer.Option(help="Registry folder or URL. Default: $SOSR_REGISTRY, else ./registry.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="none, pytorch (torchrun), slurm or mpi.")] = "none",
     cfg_options: Annotated[
         list[str] | None,
@@ -48,6 +51,7 @@ def evaluate(
             classes=classes.split(",") if classes else None,
             show_dir=show_dir,
             json_out=json_out,
+            registry=registry,
             launcher=launcher,
             cfg_options=cfg_options or [],
         )

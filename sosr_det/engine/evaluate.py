@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ class TestOptions:
     classes: Sequence[str] | None = None
     show_dir: Path | None = None
     json_out: Path | None = None
+    registry: str | Path | None = None
     launcher: str = "none"
     cfg_options: Sequence[str] = field(default_factory=list)
 
@@ -48,6 +50,8 @@ def run_test(options: TestOptions) -> dict[str, float]:
             in the file with its shape, and nothing may be left over; a registry entry that is a backbone.
         SosrError: config and data errors.
     """
+    if options.registry is not None:
+        os.environ["SOSR_REGISTRY"] = str(options.registry)  # the sosr:// loader reads it
     from mmengine.model import is_model_wrapper
 
     import sosr_det.register  # noqa: F401

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from sosr_det.cli.doctor import overlapping_packages
+from sosr_det.cli.doctor import _registry_state, overlapping_packages
 from sosr_det.cli.main import app, expand_cfg_options, explain, main
 from sosr_det.errors import DataError
+from sosr_det.registry.layout import RegistryLayout
 
 
 def test_openmmlab_cfg_options_are_expanded():
@@ -49,6 +50,38 @@ def test_full_disk_and_unexpected_errors():
     assert code == 1
 
 
+def test_an_unexpected_errors_text_is_cut():
+    message, _ = explain(ValueError("\n".join(f"line {i}" for i in range(200))))
+    assert "line 3" in message
+    assert "line 4" not in message
+    assert len(message.splitlines()) <= 6
+    assert "(shortened)" in message
+    assert "(shortened)" not in explain(ValueError("a\nb\nc\nd"))[0]
+    assert len(explain(ValueError("x" * 9000))[0]) < 1000
+
+
+def test_an_interrupt_is_found_inside_another_error():
+    """mmengine's Config.pretty_text turns every exception into a SyntaxError with the config's text."""
+    outer = SyntaxError("Failed to format the config file")
+    outer.__context__ = KeyboardInterrupt()
+    assert explain(outer) == ("interrupted", 130)
+    assert explain(KeyboardInterrupt("continue with --resume")) == (
+        "interrupted; continue with --resume", 130,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "interrupted\n"), ("go on", "interrupted; go on\n")])
+def test_ctrl_c_is_said_and_exits_130(monkeypatch, capsys, text, said):
+    def interrupted():
+        raise KeyboardInterrupt(text)
+
+    monkeypatch.setattr("sosr_det.cli.doctor.diagnose", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["doctor"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize(
     ("providers", "problem"),
     [
@@ -80,6 +113,34 @@ def test_doctor_refuses_overlapping_packages(providers, problem):
     else:
         assert len(problems) == 1
         assert problem in problems[0]
+
+
+def test_doctor_knows_a_registry_from_a_folder(tmp_path):
+    def state(path):
+        problems = []
+        return _registry_state(RegistryLayout(path), problems), problems
+
+    assert state(tmp_path / "none") == ("not there yet; made at the first publish", [])
+    RegistryLayout(tmp_path / "registry").create()
+    assert state(tmp_path / "registry") == ("exists", [])
+    (tmp_path / "photos").mkdir()
+    assert state(tmp_path / "photos") == ("empty; made a registry at the first publish", [])
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "file").touch()
+    for name, said in (("photos", "is not a registry"), ("file", "is not a folder")):
+        text, problems = state(tmp_path / name)
+        assert text == "cannot be used"
+        assert len(problems) == 1
+        assert said in problems[0]
+
+
+def test_test_reads_the_registry_that_it_is_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "other"))  # restored at the end
+    detector = "demo/retinanet_r18-sosr-pre_fpn_3e_demo-voc"
+    with pytest.raises(SystemExit) as end:
+        main(["test", detector, "sosr://nothing", "--registry", str(tmp_path / "given")])
+    assert end.value.code == 1
+    assert f"there is no registry at {tmp_path / 'given'}" in capsys.readouterr().err
 
 
 def run(*arguments, **kwargs):

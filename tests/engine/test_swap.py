@@ -151,7 +151,7 @@ def test_a_matching_config_changes_its_checkpoint_only(registry, config):
     for named in (
         "frozen_stages=1",
         "norm_eval=True",
-        "is for a batch of 16; one GPU makes it 2",
+        "is for a batch of 16; on one GPU the batch is 2. Use",
         "no probe",
     ):
         assert named in text

@@ -127,7 +127,10 @@ def odd(pretrained, tmp_path_factory):
 )  # fmt: skip
 def test_a_config_that_does_not_fit_its_entry_is_refused(odd, demo, tmp_path, capsys, options, named):
     assert train(demo, tmp_path / "run", "--registry", str(odd), "--cfg-options", *options) == 1
-    assert named in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert named in error
+    assert "`--backbone sosr://" in error
+    assert "`sosr-det swap`" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -156,6 +159,35 @@ def test_the_flag_fits_the_config_to_its_entry(odd, demo, tmp_path):
     assert again["model"]["preprocessing"] == record["model"]["preprocessing"]
     assert again["backbone"]["uri"] == "sosr://odd18@latest"
     assert [epoch["epoch"] for epoch in again["epochs"]] == [1, 2]
+
+
+def test_set_depth_belongs_to_train_too_and_survives_a_resume(registry, demo, tmp_path, capsys):
+    """A config of depth 50 on the demo's resnet18: refused with an advice that works here, then trained and resumed."""
+    deep = tmp_path / "deep.py"
+    assert main_code("configs", "write", DETECT, "--out", deep) == 0
+    deep.write_text(
+        deep.read_text()
+        + "\nmodel = dict(backbone=dict(depth=50), neck=dict(in_channels=[256, 512, 1024, 2048]))\n"
+    )
+    arguments = ["train", deep, "--work-dir", tmp_path / "run", "--data-root", demo.voc_devkit]
+    backbone = ["--backbone", "sosr://resnet18-demo-sosr"]
+    assert main_code(*arguments, *backbone, "--total-epochs", "1") == 1
+    assert "--set-depth" in capsys.readouterr().err
+    assert main_code(*arguments, "--set-depth", "--total-epochs", "1") == 1
+    assert "give both" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    options = ["--cfg-options", *NO_WORKERS]
+    assert main_code(*arguments, *backbone, "--set-depth", "--total-epochs", "1", *options) == 0
+    assert main_code(*arguments, "--resume", "--total-epochs", "2", *options) == 0
+    record = read_run_record(tmp_path / "run")
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2]
+    assert record["backbone"]["transfer"]["matched"] == 120
+
+
+def main_code(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main([*map(str, arguments)])
+    return exit_.value.code or 0
 
 
 # ---- sosr-det swap -------------------------------------------------------------------------------------------------

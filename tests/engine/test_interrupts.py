@@ -1,0 +1,87 @@
+"""Ctrl-C and SIGTERM in training: said in one line, recorded as interrupted, and continued with --resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import IterTimerHook
+
+from sosr_det.cli.main import main
+from sosr_det.engine.run_record import read_run_record
+
+CONFIG = "demo/resnet18_ce_1xb32-6e_demo-imagenet"
+
+
+@pytest.fixture
+def train(demo, tmp_path, capsys):
+    """`sosr-det train` in this process; returns the exit code and the last line on stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(
+                [
+                    "train", CONFIG, "--work-dir", str(tmp_path / "run"), "--data-root", str(demo.imagenet),
+                    "--total-epochs", "2", "--no-publish", *arguments, "--cfg-options",
+                    "train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False",
+                    "val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False",
+                ]
+            )  # fmt: skip
+        return end.value.code or 0, (capsys.readouterr().err.strip().splitlines() or [""])[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_second_epoch(train, tmp_path, monkeypatch, number, code):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            IterTimerHook,
+            "before_train_iter",
+            lambda self, runner, *args, **kwargs: runner.epoch == 1 and os.kill(os.getpid(), number),
+        )
+        assert train() == (code, "interrupted; continue with --resume")
+    record = read_run_record(tmp_path / "run")
+    assert (record["status"], len(record["epochs"])) == ("interrupted", 1)
+    assert train("--resume")[0] == 0
+    record = read_run_record(tmp_path / "run")
+    assert (record["status"], len(record["epochs"])) == ("completed", 2)
+
+
+def test_ctrl_c_before_the_first_checkpoint_does_not_promise_a_resume(train, tmp_path, monkeypatch):
+    def stop(self, runner, *args, **kwargs):
+        if runner.iter == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(IterTimerHook, "before_train_iter", stop)
+    code, line = train()
+    assert (code, line) == (130, "interrupted; no checkpoint was saved yet, start again with --overwrite")
+    assert read_run_record(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_ctrl_c_while_mmengine_formats_the_config(train, tmp_path, monkeypatch):
+    def formatted(self):
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError("Failed to format the config file\n" + "line\n" * 200)  # noqa: B904  as mmengine does
+
+    monkeypatch.setattr(Config, "pretty_text", property(formatted))
+    code, line = train()
+    assert code == 130
+    assert line.startswith("interrupted; no step was made")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_failure_stays_one(train, tmp_path, monkeypatch):
+    """The negative control."""
+
+    def fail(self, runner, *args, **kwargs):
+        if runner.iter == 1:
+            raise ZeroDivisionError("no")
+
+    monkeypatch.setattr(IterTimerHook, "before_train_iter", fail)
+    assert train()[0] == 1
+    assert read_run_record(tmp_path / "run")["status"] == "failed"
