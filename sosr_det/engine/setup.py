@@ -44,7 +44,18 @@ def apply_data_root(cfg: Any, data_root: Path | None, overrides: Sequence[str] =
             if "data_root" in node:
                 # MMDetection joins paths with str.join in places, so keep its trailing slash.
                 node["data_root"] = f"{root}/"
+    _move_evaluators(cfg, root)
     cfg.data_root = f"{root}/"
+
+
+def _move_evaluators(cfg: Any, root: Path) -> None:
+    """COCO's evaluators read an annotation file of their own, whose path holds the config's ``data_root`` as text."""
+    before = str(cfg.get("data_root") or "").rstrip("/") + "/"
+    for section in ("val_evaluator", "test_evaluator"):
+        for node in walk_dicts(cfg.get(section)):
+            name = node.get("ann_file")
+            if before != "/" and isinstance(name, str) and name.startswith(before):
+                node["ann_file"] = f"{root}/{name.removeprefix(before).lstrip('/')}"
 
 
 def apply_classes(cfg: Any, classes: Sequence[str] | None) -> None:

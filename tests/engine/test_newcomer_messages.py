@@ -95,6 +95,7 @@ def test_sosr_data_is_named_where_it_replaced_the_root(tmp_path, monkeypatch):
     monkeypatch.setenv("SOSR_DATA", str(tmp_path))
     cfg = load_config(FASTER)
     apply_data_root(cfg, None)
+    assert cfg.val_evaluator.ann_file == f"{tmp_path}/annotations/instances_val2017.json"
     missing = FileNotFoundError(2, "gone", f"{tmp_path}/annotations/instances_train2017.json")
     assert "$SOSR_DATA replaced the data_root" in _missing_annotations(cfg, missing)
     assert _missing_annotations(cfg, FileNotFoundError(2, "gone", "/other.json")) is None
