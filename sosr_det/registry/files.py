@@ -94,7 +94,7 @@ def open_regular(path: Path) -> FileIO:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if path.is_symlink():
+        if os.path.islink(path):  # Path.is_symlink raises where the folder may not be entered
             raise RegistryError(
                 f"{path} is a symbolic link; expected a plain file. Remove the link."
             ) from error

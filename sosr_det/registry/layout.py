@@ -19,6 +19,7 @@ MARKER_BYTES = canonical_json({"format": "sosr-det registry", "layout_version": 
 
 # A URL, also one that went through Path() and lost a slash; one letter is a drive of Windows.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_HINT = f"Pass --registry, set ${ENV_ROOT}, or publish there to create one"
 _WARNED: set[Path] = set()
 _OWN = {MARKER, "blobs", "manifests", "refs", "pins", "tmp", ".locks"}
 
@@ -34,7 +35,10 @@ class RegistryLayout:
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         given = os.fspath(root) if root is not None else os.environ.get(ENV_ROOT) or "registry"
         if _URL.match(given):
-            raise RegistryError(f"{given} is the URL of a store, not a folder; `open_registry` opens both.")
+            if "://" in given:  # only from Python: the commands open these
+                raise RegistryError(f"{given} is the URL of a store, not a folder; `open_registry` opens both.")
+            meant = given.replace(":/", "://", 1)
+            raise RegistryError(f"{given} is neither a folder nor the URL of a store; did you mean {meant}?")
         # The folder itself may be reached through links; below it none are followed.
         self.root = Path(os.path.realpath(Path(given).expanduser()))
 
@@ -147,8 +151,10 @@ class RegistryLayout:
             RegistryError: it does not exist, is no registry, or a newer sosr-det made it.
             CorruptEntryError: its marker file is damaged.
         """
-        hint = f"Pass --registry, set ${ENV_ROOT}, or publish there to create one"
-        if not self.root.exists():
+        hint = _HINT
+        with os_errors(self.root, "open the registry"):
+            there = self.root.exists()
+        if not there:
             raise RegistryError(f"there is no registry at {self.root}: no such folder. {hint}.")
         if not self.root.is_dir():
             raise RegistryError(f"{self.root} is not a folder; expected a registry. {hint}.")
@@ -181,6 +187,8 @@ class RegistryLayout:
             RegistryError: it holds other files, or it cannot be written.
         """
         with os_errors(self.root, "create the registry"):
+            if self.root.exists() and not self.root.is_dir():
+                raise RegistryError(f"{self.root} is not a folder; expected a registry. {_HINT}.")
             if not self.root.is_dir():
                 self.root.mkdir(parents=True, exist_ok=True)
             content = set(os.listdir(self.root))

@@ -333,8 +333,13 @@ class RegistryReader:
                 f"Use one of them, e.g. {SosrUri(name=name, tag=tags[0])}."
             )
         names = self.names()
-        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5) or names[:5]
-        known = f"Near names: {', '.join(near)}" if near else "The registry is empty"
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        if near:
+            known = f"Near names: {', '.join(near)}"
+        elif names:
+            known = f"None of its {len(names)} names is near" if len(names) > 1 else "Its one name is another"
+        else:
+            known = "The registry is empty"
         return RegistryError(
             f"there is no {name!r} in the registry {self.root}. {known}. "
             "Check the spelling and --registry; `sosr-det registry ls` lists all."

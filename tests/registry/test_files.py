@@ -194,3 +194,14 @@ def test_temporary_names_say_who_writes(tmp_path):
         name = staging.write([b"x"], tmp_path / "a").name
     owner = Owner.from_label(name.removesuffix(TEMPORARY).rpartition("-")[0])
     assert (owner.host, owner.pid) == (Owner.current().host, os.getpid())
+
+
+def test_a_folder_that_may_not_be_entered_is_an_error_with_advice(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "stat", "lstat"):
+            patch.setattr(os, name, refuse)
+        with pytest.raises(RegistryError, match=r"cannot read .*Permission denied; you may not do that there"):
+            open_regular(tmp_path / "a")

@@ -179,6 +179,41 @@ def test_no_filter_hides_damage_but_that_of_other_names(run, zoo):
     assert "DAMAGED" in run("ls", "r50*").stdout
 
 
+def test_ls_calls_what_it_cannot_read_unreadable_and_not_damaged(run, registry, entry):
+    path = registry.layout.ref_path("r50", "v1")
+    path.unlink()
+    path.mkdir()
+    result = run("ls")
+    assert (result.exit_code, "DAMAGED" in result.output) == (0, False)
+    assert "unreadable" in result.stdout
+    assert f"unreadable r50@v1: {path} is not a plain file" in result.stderr
+    assert "damaged" not in result.stderr
+    rows = json.loads(run("ls", "--json").stdout)
+    assert [(row["tags"], row["damaged"], row["error"] is None) for row in rows] == [
+        (["latest"], False, True),
+        (["v1"], False, False),
+    ]
+
+
+def test_push_to_a_file_says_what_ls_says(run, entry, tmp_path):
+    file = tmp_path / "README.md"
+    file.write_text("x")
+    said = f"{file} is not a folder; expected a registry."
+    result = run("push", "r50", "--to", str(file))
+    assert (result.exit_code, said in result.stderr) == (1, True)
+    assert said in str(CliRunner().invoke(app, ["ls", "--registry", str(file)]).exception)
+
+
+def test_a_name_like_no_other_gets_no_near_names(run, entry):
+    said = str(run("show", "zzzz").exception)
+    assert "Near names" not in said
+    assert "Its one name is another" in said
+    assert run("tag", "r50", "v1", "--name", "yolo").exit_code == 0
+    said = str(run("show", "zzzz").exception)
+    assert "None of its 2 names is near" in said
+    assert "`sosr-det registry ls` lists all" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -76,7 +76,10 @@ def list_command(
     _print_table(shown)
     if len(shown) < len(kept):
         typer.echo(f"… {len(kept) - len(shown)} more; leave out --limit to see them.")
-    if damaged := sum(row["error"] is not None for row in rows):
+    for row in shown:
+        if row["error"] is not None and not row["damaged"]:
+            typer.echo(f"unreadable {row['name']}@{','.join(row['tags'])}: {clean(row['error'])}", err=True)
+    if damaged := sum(row["damaged"] for row in rows):
         typer.echo(f"{damaged} damaged; `sosr-det registry verify --all` says what and where.", err=True)
 
 
@@ -124,7 +127,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 def _cells(row: dict[str, Any], with_kind: bool) -> list[str]:
     if row["error"] is not None:
         kind = ["-"] if with_kind else []
-        return [row["name"], ",".join(row["tags"]), *kind, "DAMAGED", *"-------"]
+        return [row["name"], ",".join(row["tags"]), *kind, "DAMAGED" if row["damaged"] else "unreadable", *"-------"]
     voc_map = _fixed(row["map"], 1)
     if row["num_detectors"]:
         voc_map += f" ({row['num_detectors']})"

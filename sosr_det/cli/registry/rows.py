@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from sosr_det.errors import ConfigError
+from sosr_det.errors import ConfigError, CorruptEntryError
 from sosr_det.registry.entry import Listing
 from sosr_det.registry.lineage import Lineage
 
@@ -102,6 +102,8 @@ def _by(key: str) -> Callable[[dict[str, Any]], Any]:
 def _row(listing: Listing, lineage: Lineage) -> dict[str, Any]:
     row: dict[str, Any] = {"name": listing.name, "tags": [listing.tag], "digest": listing.digest}
     row["error"] = None if listing.error is None else str(listing.error)
+    # Only what was read and found wrong is damage; what could not be read may be fine.
+    row["damaged"] = isinstance(listing.error, CorruptEntryError)
     summary = listing.summary
     for key in ("kind", "arch", "data", "recipe", "size_bytes", "tensors_digest", "license", "created"):
         row[key] = getattr(summary, key) if summary else None

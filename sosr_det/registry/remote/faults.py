@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sosr_det.errors import RegistryError, SosrError
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.files import logger
-from sosr_det.registry.remote.urls import RemoteUrl
+from sosr_det.registry.remote.urls import PACKAGES, RemoteUrl
 
 T = TypeVar("T")
 
@@ -51,7 +51,16 @@ _FOREIGN = {
     "fsspec",
     "paramiko",
     "requests",
+    "urllib3",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "huggingface_hub",
 }
+
+
+# Protocols whose errors are known: any other exception there is a bug of ours.
+_KNOWN = {*PACKAGES, "memory"}
 
 
 class RemoteError(RegistryError):
@@ -133,6 +142,7 @@ def classify(error: BaseException) -> str | None:
         "ServiceRequestError",
         "FSTimeoutError",
         "IncompleteRead",
+        "TransportError",  # httpx, which names no OSError
     }:
         return "network"
     if isinstance(error, OSError) and error.errno in (
@@ -162,7 +172,9 @@ def attempt(url: RemoteUrl, key: str, action: str, work: Callable[[], T]) -> T:
         except Exception as error:
             kind = classify(error)
             if kind is None:
-                raise
+                if url.protocol in _KNOWN or isinstance(error, (ImportError, ValueError)):
+                    raise
+                kind = "other"  # a protocol of others, whose errors nobody here has seen
             if kind == "absent":
                 raise FileNotFoundError(errno.ENOENT, "no such object", url.of(key)) from error
             if kind == "exists":

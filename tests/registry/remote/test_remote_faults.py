@@ -213,6 +213,21 @@ def test_bugs_are_not_dressed_up_as_trouble_with_the_store(memory, monkeypatch):
     assert faults.classify(PermissionError()) == "denied"
 
 
+def test_errors_of_protocols_that_nobody_here_knows_name_the_url(monkeypatch):
+    class ConnectError(Exception):
+        pass
+
+    monkeypatch.setattr(ConnectError, "__module__", "some_client")
+    url = open_registry("hf://foo/bar").url
+    for error in (ConnectError("no such host"), TypeError("x")):
+
+        def failing(error=error):
+            raise error
+
+        with pytest.raises(faults.RemoteError, match=r"cannot read hf://foo/bar/k: \w+Error: "):
+            faults.attempt(url, "k", "read", failing)
+
+
 def test_undoing_a_failed_publish_leaves_what_others_set_meanwhile(remote, state, fields, monkeypatch):
     """The first of two tags is set, somebody else moves it on, the second fails: theirs stays."""
     remote.publish(state, fields, "r50", ["latest"])

@@ -75,6 +75,13 @@ def test_a_folder_is_never_made_of_a_url(root, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("given", ["s3:/bkt/reg", "S3:/bkt/reg"])
+def test_a_lost_slash_is_found(given):
+    with pytest.raises(RegistryError, match=rf"did you mean {given.replace(':/', '://')}\?") as caught:
+        open_registry(given)
+    assert "open_registry" not in str(caught.value)
+
+
 def test_registries_do_not_share_a_cache_folder():
     roots = [
         "s3://b/x",
