@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make sure that an environment with SOSR-Det is there; quick when nothing changed.
-#   tools/setup.sh [EXTRA ...]      extras of pyproject.toml: test, dev, mlflow, wandb, s3 (default: test)
+#   tools/setup.sh [EXTRA ...]      extras of pyproject.toml (default: test): test, dev, mlflow, wandb, s3, gcs, azure, onnx,
+#                                   peers, mmpretrain, zoo
 # Uses the active virtual environment (or conda environment) if there is one, else makes .venv in the checkout.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

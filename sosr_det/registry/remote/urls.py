@@ -11,15 +11,21 @@ from sosr_det.registry.digest import sha256_hex
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LOCAL = ("file", "local")
+
+
+def _install(extra: str) -> str:
+    return f"tools/setup.sh {extra} (or pip install -e '.[{extra}]') in the checkout of sosr-det"
+
+
 # protocol -> (package that fsspec needs for it, how to get it)
 PACKAGES: dict[str, tuple[str, str]] = {
-    "s3": ("s3fs", "pip install 'sosr-det[s3]'"),
-    "s3a": ("s3fs", "pip install 'sosr-det[s3]'"),
-    "gs": ("gcsfs", "pip install 'sosr-det[gcs]'"),
-    "gcs": ("gcsfs", "pip install 'sosr-det[gcs]'"),
-    "az": ("adlfs", "pip install 'sosr-det[azure]'"),
-    "abfs": ("adlfs", "pip install 'sosr-det[azure]'"),
-    "abfss": ("adlfs", "pip install 'sosr-det[azure]'"),
+    "s3": ("s3fs", _install("s3")),
+    "s3a": ("s3fs", _install("s3")),
+    "gs": ("gcsfs", _install("gcs")),
+    "gcs": ("gcsfs", _install("gcs")),
+    "az": ("adlfs", _install("azure")),
+    "abfs": ("adlfs", _install("azure")),
+    "abfss": ("adlfs", _install("azure")),
     "http": ("aiohttp", "pip install aiohttp"),
     "https": ("aiohttp", "pip install aiohttp"),
     "ssh": ("paramiko", "pip install paramiko"),

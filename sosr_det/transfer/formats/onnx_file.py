@@ -83,7 +83,10 @@ def write_onnx(
             largest.
     """
     if importlib.util.find_spec("onnx") is None:
-        raise InstallationError("writing ONNX needs the package onnx: pip install 'sosr-det[onnx]'.")
+        raise InstallationError(
+            "writing ONNX needs the package onnx. Run: tools/setup.sh onnx (or pip install -e '.[onnx]') in the "
+            "checkout of sosr-det."
+        )
     maps = manifest.arch.name in SPECS
     network = _network(manifest, tensors)
     exported = _Exported(network, manifest.preprocessing if include_preprocessing else None, maps).eval()
