@@ -161,6 +161,7 @@ def test_the_flag_fits_the_config_to_its_entry(odd, demo, tmp_path):
     assert [epoch["epoch"] for epoch in again["epochs"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_set_depth_belongs_to_train_too_and_survives_a_resume(registry, demo, tmp_path, capsys):
     """A config of depth 50 on the demo's resnet18: refused with an advice that works here, then trained and resumed."""
     deep = tmp_path / "deep.py"
