@@ -413,6 +413,7 @@ def test_a_consistent_entry_that_torch_cannot_hold_is_refused(registry, entry, s
         registry.load(f"sosr://sha256:{sha256_hex(content)}")
 
 
+@pytest.mark.slow
 def test_a_manifest_of_a_hundred_thousand_tensors_costs_memory_in_proportion(registry, entry):
     def edit(document):
         row = document["tensors"]["a"]

@@ -133,7 +133,7 @@ def test_torchvision_and_timm_load_their_files(tmp_path, root):
                 torch.testing.assert_close(network(images), expected(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", ["resnet50", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)])
 def test_mmdetection_loads_its_files_with_a_prefix_and_computes_the_same(tmp_path, root, name):
     install_mmcv_ops()
     from mmdet.models.backbones import ResNet, ResNeXt

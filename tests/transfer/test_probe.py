@@ -184,7 +184,7 @@ def test_two_ways_to_state_one_preprocessing_are_one(r50, r50_probe):
     assert compare_probe(compute_probe(r50, unit).stages, r50_probe) == {}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet152"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet152", marks=pytest.mark.slow)])
 def test_eps_is_caught_at_any_depth(name):
     net = network(name)
     probe = compute_probe(net, RGB)
@@ -210,7 +210,7 @@ def test_a_faithful_detector_agrees(r50, r50_probe):
         assert largest_difference(r50_probe, live) < TOLERANCE / 10
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet152"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet152", marks=pytest.mark.slow)])
 def test_rounding_is_far_below_the_tolerance(name):
     net = network(name)
     probe = compute_probe(net, RGB)
