@@ -103,12 +103,7 @@ class Registry(RegistryReader):
         """
         check_name(name)
         tags = tag_list(tags)
-        if len(manifest_bytes) > SIZE_LIMIT:
-            raise RegistryError(
-                f"the manifest of {name!r} has {len(manifest_bytes)} bytes, at most {SIZE_LIMIT} are allowed."
-            )
-        label = f"the manifest to be stored as {name}"
-        manifest = Manifest.from_bytes(manifest_bytes, label, sha256_hex(manifest_bytes))
+        manifest = manifest_to_store(manifest_bytes, name)
         self.layout.create()
         with Staging(self.root, self.layout.tmp_dir) as staging:
 
@@ -303,6 +298,15 @@ class Registry(RegistryReader):
             pass
         except (OSError, RegistryError) as error:
             logger.warning("could not set the time of %s, so it may be collected early: %s", path, error)
+
+
+def manifest_to_store(content: bytes, name: str) -> Manifest:
+    """The manifest that ``add`` was given for ``name``. Raises :class:`RegistryError` when it is too large or none."""
+    if len(content) > SIZE_LIMIT:
+        raise RegistryError(
+            f"the manifest of {name!r} has {len(content)} bytes, at most {SIZE_LIMIT} are allowed."
+        )
+    return Manifest.from_bytes(content, f"the manifest to be stored as {name}", sha256_hex(content))
 
 
 def tag_list(tags: Sequence[str]) -> list[str]:

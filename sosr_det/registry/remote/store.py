@@ -20,7 +20,7 @@ from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import TensorSpec, sha256_hex, tensor_type
 from sosr_det.registry.entry import Entry
 from sosr_det.registry.files import Staging, logger
-from sosr_det.registry.manifest import SIZE_LIMIT, Manifest, utc_now
+from sosr_det.registry.manifest import Manifest, utc_now
 from sosr_det.registry.names import DEFAULT_TAG, check_name, check_tag
 from sosr_det.registry.offline import is_offline
 from sosr_det.registry.refs import Ref
@@ -29,7 +29,7 @@ from sosr_det.registry.remote.layout import blob_key, manifest_key, ref_key
 from sosr_det.registry.remote.pins import RemotePin, hold_remote
 from sosr_det.registry.remote.reader import RemoteReader
 from sosr_det.registry.remote.updates import RefUpdates
-from sosr_det.registry.store import tag_list
+from sosr_det.registry.store import manifest_to_store, tag_list
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,12 +97,7 @@ class RemoteRegistry(RemoteReader):
         self._refuse_offline("publish to")
         check_name(name)
         tags = tag_list(tags)
-        if len(manifest_bytes) > SIZE_LIMIT:
-            raise RegistryError(
-                f"the manifest of {name!r} has {len(manifest_bytes)} bytes, at most {SIZE_LIMIT} are allowed."
-            )
-        label = f"the manifest to be stored as {name}"
-        manifest = Manifest.from_bytes(manifest_bytes, label, sha256_hex(manifest_bytes))  # type: ignore[arg-type]
+        manifest = manifest_to_store(manifest_bytes, name)
         self.marker.create()
         return self._store(manifest, manifest_bytes, Path(blob_path), name, tags)
 
