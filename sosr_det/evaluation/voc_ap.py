@@ -43,71 +43,11 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from sosr_det.evaluation.boxes import Detections, GroundTruth
+from sosr_det.evaluation.matching import match_detections
 
 RecallThresholds = Literal["exact", "arange"]
-
-# Detection/ground-truth pairs whose IoU is computed at once; bounds the memory to some tens of megabytes.
-_PAIRS_PER_CHUNK = 500_000
-
-
-@dataclass(frozen=True, eq=False)
-class GroundTruth:
-    """All ground-truth boxes of one class, over all images.
-
-    Anything that numpy can convert is accepted and stored as an array. The values are checked by
-    :func:`evaluate_class`, which can name the class.
-
-    Attributes:
-        image_index: Which image each box lies in; integers [N], >= 0, in any order.
-        boxes: ``x1, y1, x2, y2`` in pixels, pixel-inclusive; float64 [N, 4].
-        difficult: True for boxes that count neither as found nor as missed; bool [N].
-    """
-
-    image_index: np.ndarray
-    boxes: np.ndarray
-    difficult: np.ndarray
-
-    def __post_init__(self) -> None:
-        _set_arrays(self, image_index=self.image_index, boxes=self.boxes)
-        object.__setattr__(self, "difficult", _as_bool(self.difficult))
-
-    @classmethod
-    def empty(cls) -> GroundTruth:
-        """A class without any ground truth."""
-        return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, bool))
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """All detections of one class, over all images.
-
-    Attributes:
-        image_index: Which image each box lies in; integers [M], >= 0, in any order.
-        boxes: ``x1, y1, x2, y2`` in pixels, pixel-inclusive; float64 [M, 4]. A box with ``x2 < x1 - 1`` or
-            ``y2 < y1 - 1`` covers nothing and is a false positive.
-        scores: Confidence, higher is surer, any finite scale; float64 [M].
-    """
-
-    image_index: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-
-    def __post_init__(self) -> None:
-        _set_arrays(self, image_index=self.image_index, boxes=self.boxes)
-        object.__setattr__(self, "scores", np.asarray(self.scores, np.float64))
-
-    @classmethod
-    def empty(cls) -> Detections:
-        """A class of which nothing was detected."""
-        return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
 
 @dataclass(frozen=True, eq=False)
 class ClassAP:
@@ -200,25 +140,11 @@ def evaluate_class(
     _check_ground_truth(ground_truth, what)
     _check_scores(detections, what)
 
-    # Stable: detections with equal scores keep the given order.
-    order = np.argsort(-detections.scores, kind="stable")
-    scores = detections.scores[order]
-    best_iou, best = _best_ground_truth(
-        detections.image_index[order], detections.boxes[order], ground_truth.image_index, ground_truth.boxes
-    )
-    matched = best_iou > iou_threshold
-    difficult = np.zeros(len(order), bool)
-    difficult[matched] = ground_truth.difficult[best[matched]]
-
-    # Of the detections whose best box is the same, the first one (highest score) takes it.
-    claims = np.flatnonzero(matched & ~difficult)
-    _, first_claims = np.unique(best[claims], return_index=True)
-    true_positive = np.zeros(len(order), bool)
-    true_positive[claims[first_claims]] = True
+    matches = match_detections(ground_truth, detections, iou_threshold)
 
     # Ignored detections repeat the point before them and change neither AP: leave them out of the curve.
-    counted = ~difficult
-    is_tp = true_positive[counted]
+    counted = ~matches.ignored
+    is_tp = matches.true_positive[counted]
     tp = np.cumsum(is_tp)
     precision = tp / np.arange(1, len(tp) + 1)
     num_difficult = int(ground_truth.difficult.sum())
@@ -246,13 +172,13 @@ def evaluate_class(
         ap_area=ap_area,
         num_ground_truth=num_ground_truth,
         num_difficult=num_difficult,
-        num_detections=len(order),
+        num_detections=len(detections),
         num_true_positives=int(is_tp.sum()),
         num_false_positives=int(len(is_tp) - is_tp.sum()),
-        num_ignored=int(difficult.sum()),
+        num_ignored=int(matches.ignored.sum()),
         precision=precision,
         recall=recall,
-        scores=scores[counted],
+        scores=detections.scores[matches.order[counted]],
     )
 
 
@@ -319,82 +245,8 @@ def evaluate_voc(
     )
 
 
-def _best_ground_truth(
-    det_image: np.ndarray, det_boxes: np.ndarray, gt_image: np.ndarray, gt_boxes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection, the highest IoU in its image and the (first) ground truth that has it.
-
-    Returns:
-        ``iou`` float64 [M] (0 without any ground truth in the image) and ``index`` int64 [M] into
-        ``gt_boxes`` (-1 where there is none).
-    """
-    iou = np.zeros(len(det_image))
-    index = np.full(len(det_image), -1, np.int64)
-    # Ground truth grouped by image; stable, so that the first of equals stays first.
-    gt_order = np.argsort(gt_image, kind="stable")
-    images, starts, counts = np.unique(gt_image[gt_order], return_index=True, return_counts=True)
-    if len(images) == 0:
-        return iou, index
-    group = np.minimum(np.searchsorted(images, det_image), len(images) - 1)
-    with_gt = np.flatnonzero(images[group] == det_image)
-    num_candidates = counts[group[with_gt]]
-
-    # Each chunk holds all pairs of some detections with the ground truth of their images, one after another.
-    chunk_of = (np.cumsum(num_candidates) - 1) // _PAIRS_PER_CHUNK
-    boundaries = np.flatnonzero(np.diff(chunk_of)) + 1
-    for rows, repeats in zip(
-        np.split(with_gt, boundaries), np.split(num_candidates, boundaries), strict=True
-    ):
-        if len(rows) == 0:
-            continue
-        segment_starts = np.cumsum(repeats) - repeats
-        within = np.arange(repeats.sum()) - np.repeat(segment_starts, repeats)
-        pair_gt = gt_order[np.repeat(starts[group[rows]], repeats) + within]
-        pair_iou = _pixel_inclusive_iou(det_boxes[np.repeat(rows, repeats)], gt_boxes[pair_gt])
-        best = np.maximum.reduceat(pair_iou, segment_starts)
-        first_best = np.minimum.reduceat(
-            np.where(pair_iou == np.repeat(best, repeats), np.arange(len(pair_iou)), len(pair_iou)),
-            segment_starts,
-        )
-        iou[rows] = best
-        index[rows] = pair_gt[first_best]
-    return iou, index
-
-
-def _pixel_inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of corresponding boxes [P, 4], [P, 4] → [P]; ``x2 - x1 + 1`` pixels wide; 0 without overlap."""
-    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0]) + 1
-    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1]) + 1
-    overlap = (width > 0) & (height > 0)
-    intersection = width * height
-    union = _pixel_inclusive_area(a) + _pixel_inclusive_area(b) - intersection
-    return np.divide(intersection, union, out=np.zeros(len(a)), where=overlap)
-
-
-def _pixel_inclusive_area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-
-
 def _mean(values: list[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
-
-
-def _set_arrays(instance: GroundTruth | Detections, image_index: ArrayLike, boxes: ArrayLike) -> None:
-    index = np.asarray(image_index)
-    if index.size == 0:
-        index = index.astype(np.int64)  # np.asarray([]) is float64
-    object.__setattr__(instance, "image_index", index)
-    array = np.asarray(boxes, np.float64)
-    object.__setattr__(instance, "boxes", array.reshape(0, 4) if array.size == 0 else array)
-
-
-def _as_bool(values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype != bool and not np.isin(array, (0, 1)).all():
-        raise ValueError(
-            f"difficult must hold booleans (or 0 and 1), got {np.setdiff1d(array, (0, 1))[:5].tolist()}"
-        )
-    return array.astype(bool)
 
 
 def _check_options(iou_threshold: float, recall_thresholds: str) -> None:
