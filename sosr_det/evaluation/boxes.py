@@ -116,7 +116,9 @@ class EvaluationSet:
         if self.image_sizes is not None:
             sizes = np.asarray(self.image_sizes, np.int64)
             if sizes.shape != (self.num_images, 2):
-                raise ValueError(f"image_sizes must have shape [{self.num_images}, 2], got {list(sizes.shape)}")
+                raise ValueError(
+                    f"image_sizes must have shape [{self.num_images}, 2], got {list(sizes.shape)}"
+                )
             object.__setattr__(self, "image_sizes", sizes)
         if self.image_paths is not None and len(self.image_paths) != self.num_images:
             raise ValueError(f"image_paths holds {len(self.image_paths)} files for {self.num_images} images")

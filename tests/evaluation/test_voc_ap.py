@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sosr_det.evaluation import voc_ap
+from sosr_det.evaluation import matching
 from sosr_det.evaluation.voc_ap import Detections, GroundTruth, evaluate_class, evaluate_voc
 
 
@@ -165,9 +165,9 @@ def test_widths_count_both_edge_pixels(truth, detected, is_match):
 
 
 def test_iou_value():
-    iou = voc_ap._pixel_inclusive_iou(np.array([[1.0, 1, 10, 10]]), np.array([[6.0, 6, 15, 15]]))
+    iou = matching.pixel_inclusive_iou(np.array([[1.0, 1, 10, 10]]), np.array([[6.0, 6, 15, 15]]))
     assert iou[0] == 25 / 175
-    touching, apart = voc_ap._pixel_inclusive_iou(
+    touching, apart = matching.pixel_inclusive_iou(
         np.array([[1.0, 1, 10, 10], [1, 1, 10, 10]]), np.array([[10.0, 1, 20, 10], [11, 1, 20, 10]])
     )
     assert touching == 10 / (100 + 110 - 10)  # the shared column of pixels
@@ -300,7 +300,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     ground_truth, detections = random_set(np.random.default_rng(11), 60)
     whole = evaluate(ground_truth, detections)
     for pairs in (1, 7, 50):
-        monkeypatch.setattr(voc_ap, "_PAIRS_PER_CHUNK", pairs)
+        monkeypatch.setattr(matching, "_PAIRS_PER_CHUNK", pairs)
         chunked = evaluate(ground_truth, detections)
         assert chunked.ap_area == whole.ap_area
         np.testing.assert_array_equal(chunked.precision, whole.precision)
