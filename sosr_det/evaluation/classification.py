@@ -12,7 +12,6 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
-from torchmetrics.functional.classification import binary_calibration_error
 
 # How far a sample's probabilities may be from a sum of 1: allows half precision, not logits.
 _SUM_TOLERANCE = 1e-2
@@ -104,6 +103,9 @@ class ClassificationMetric(BaseMetric):
 
     def compute_metrics(self, results: list[Sequence[float]]) -> dict[str, float | int]:
         """Metrics of the whole data set from what :meth:`process` kept."""
+        # Here, because it brings SciPy and Matplotlib: a second of every process that only registers this metric.
+        from torchmetrics.functional.classification import binary_calibration_error
+
         if not results:
             raise ValueError(f"{type(self).__name__} has no samples to evaluate")
         # mmengine's gathering turns the named tuples into plain ones.
