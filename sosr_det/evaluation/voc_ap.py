@@ -22,7 +22,8 @@ Rules, in the order in which they are applied to a class:
 
 On rule 4: the papers say that the overlap "must exceed" 0.5, and the Python ports (py-faster-rcnn,
 Detectron2) compare with ``>``; so do we. The development kit's MATLAB file ``VOCevaldet.m`` and MMDetection
-compare with ``>=``, which differs only for an IoU of exactly 0.5.
+compare with ``>=``, which differs only for an IoU of exactly the threshold (none of the 101,139 detections
+of the YOLOv2 below at 0.5); ``iou_comparison='>='`` does as they do.
 
 On the 11 recall levels: a recall of exactly k/10 reaches its level, and is compared in integers. The Python
 ports compare floats with ``np.arange(0, 1.1, 0.1)``, where three levels (0.3, 0.6, 0.7) come out one unit in the
@@ -45,9 +46,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from sosr_det.evaluation.boxes import Detections, GroundTruth
-from sosr_det.evaluation.matching import match_detections
+from sosr_det.evaluation.input_checks import check_class
+from sosr_det.evaluation.matching import IouComparison, Matches, apply_threshold, compare
 
 RecallThresholds = Literal["exact", "arange"]
+
 
 @dataclass(frozen=True, eq=False)
 class ClassAP:
@@ -63,10 +66,11 @@ class ClassAP:
         num_true_positives: Detections that found a box of their own.
         num_false_positives: Detections that found none, or one already found.
         num_ignored: Detections whose best box is difficult.
-        precision: True positives / detections, after each detection that is not ignored, by descending
-            score; float64 [num_true_positives + num_false_positives], 0 to 1.
-        recall: True positives / ``num_ground_truth`` at the same places, 0 to 1; NaN where that is 0.
-        scores: Scores of the same detections, descending.
+        true_positive: For each detection by descending score, whether it found a box; bool [num_detections].
+        ignored: For each of them, whether its best box is difficult; bool [num_detections].
+        all_scores: Their scores, descending; float64 [num_detections].
+
+    The curve is made from these when it is asked for: kept for every class and threshold it would outgrow the input.
     """
 
     ap_11point: float
@@ -77,9 +81,29 @@ class ClassAP:
     num_true_positives: int
     num_false_positives: int
     num_ignored: int
-    precision: np.ndarray = field(repr=False)
-    recall: np.ndarray = field(repr=False)
-    scores: np.ndarray = field(repr=False)
+    true_positive: np.ndarray = field(repr=False)
+    ignored: np.ndarray = field(repr=False)
+    all_scores: np.ndarray = field(repr=False)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """True positives / detections, after each detection that is not ignored, by descending score.
+
+        float64 [num_true_positives + num_false_positives], 0 to 1; computed at each access, like the next two.
+        """
+        tp = np.cumsum(self.true_positive[~self.ignored])
+        return tp / np.arange(1, len(tp) + 1)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """True positives / ``num_ground_truth`` at the same places, 0 to 1; NaN where that is 0."""
+        tp = np.cumsum(self.true_positive[~self.ignored])
+        return tp / self.num_ground_truth if self.num_ground_truth else np.full(len(tp), np.nan)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores of the same detections, descending."""
+        return self.all_scores[~self.ignored]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +118,7 @@ class VOCResult:
             (no ground truth, or only difficult). Callers must say so: the mean is over fewer classes.
         iou_threshold: The threshold that was used.
         recall_thresholds: The kind of 11-point thresholds that was used.
+        iou_comparison: How IoU was compared with the threshold, ``'>'`` or ``'>='``.
     """
 
     map_11point: float
@@ -102,6 +127,7 @@ class VOCResult:
     classes_without_ground_truth: tuple[str, ...]
     iou_threshold: float
     recall_thresholds: RecallThresholds
+    iou_comparison: IouComparison = ">"
 
 
 def evaluate_class(
@@ -110,6 +136,7 @@ def evaluate_class(
     *,
     iou_threshold: float = 0.5,
     recall_thresholds: RecallThresholds = "exact",
+    iou_comparison: IouComparison = ">",
     class_name: str = "",
     num_images: int | None = None,
 ) -> ClassAP:
@@ -122,6 +149,8 @@ def evaluate_class(
         recall_thresholds: ``'exact'`` compares recall with k/10 in integers. ``'arange'`` compares floats
             with ``np.arange(0, 1.1, 0.1)`` as the Python ports of the development kit do; three of those
             (0.3, 0.6, 0.7) come out slightly high, so that a recall of exactly 3/10 misses its level.
+        iou_comparison: ``'>'``: a match must exceed the threshold; ``'>='``: it must reach it, as in
+            ``VOCevaldet.m`` and MMDetection, and the threshold must be greater than 0.
         class_name: For error messages.
         num_images: If given, image indices must be smaller.
 
@@ -133,53 +162,9 @@ def evaluate_class(
             a ground-truth box with ``x2 < x1`` or ``y2 < y1``, or an unusable option. The message names
             the class and the first offending entry.
     """
-    _check_options(iou_threshold, recall_thresholds)
-    what = f"class {class_name!r}: " if class_name else ""
-    _check_boxes(ground_truth.image_index, ground_truth.boxes, f"{what}ground truth", num_images)
-    _check_boxes(detections.image_index, detections.boxes, f"{what}detections", num_images)
-    _check_ground_truth(ground_truth, what)
-    _check_scores(detections, what)
-
-    matches = match_detections(ground_truth, detections, iou_threshold)
-
-    # Ignored detections repeat the point before them and change neither AP: leave them out of the curve.
-    counted = ~matches.ignored
-    is_tp = matches.true_positive[counted]
-    tp = np.cumsum(is_tp)
-    precision = tp / np.arange(1, len(tp) + 1)
-    num_difficult = int(ground_truth.difficult.sum())
-    num_ground_truth = len(ground_truth) - num_difficult
-
-    if num_ground_truth == 0:
-        recall = np.full(len(tp), np.nan)
-        ap_11point = ap_area = math.nan
-    else:
-        recall = tp / num_ground_truth
-        # envelope[i]: highest precision at i or after.
-        envelope = np.maximum.accumulate(precision[::-1])[::-1]
-        if recall_thresholds == "exact":
-            # The first place where 10 * tp >= k * num_ground_truth, in integers.
-            needed = [-(-k * num_ground_truth // 10) for k in range(11)]
-            reached = np.searchsorted(tp, needed, side="left")
-        else:
-            reached = np.searchsorted(recall, np.arange(0.0, 1.1, 0.1), side="left")
-        ap_11point = float(envelope[reached[reached < len(tp)]].sum() / 11)
-        # Recall rises by 1 / num_ground_truth at each true positive, and nowhere else.
-        ap_area = float(envelope[is_tp].sum() / num_ground_truth)
-
-    return ClassAP(
-        ap_11point=ap_11point,
-        ap_area=ap_area,
-        num_ground_truth=num_ground_truth,
-        num_difficult=num_difficult,
-        num_detections=len(detections),
-        num_true_positives=int(is_tp.sum()),
-        num_false_positives=int(len(is_tp) - is_tp.sum()),
-        num_ignored=int(matches.ignored.sum()),
-        precision=precision,
-        recall=recall,
-        scores=detections.scores[matches.order[counted]],
-    )
+    _check_options([iou_threshold], recall_thresholds, iou_comparison)
+    check_class(ground_truth, detections, class_name, num_images)
+    return _class_ap(ground_truth, detections, [iou_threshold], recall_thresholds, iou_comparison)[0]
 
 
 def evaluate_voc(
@@ -189,6 +174,7 @@ def evaluate_voc(
     *,
     iou_threshold: float = 0.5,
     recall_thresholds: RecallThresholds = "exact",
+    iou_comparison: IouComparison = ">",
     num_images: int | None = None,
 ) -> VOCResult:
     """Average precision of every class, and their means.
@@ -199,6 +185,7 @@ def evaluate_voc(
         class_names: The classes, without duplicates; the order of the result.
         iou_threshold: IoU that a match must exceed, 0 <= threshold < 1.
         recall_thresholds: ``'exact'`` or ``'arange'``, see :func:`evaluate_class`.
+        iou_comparison: ``'>'`` or ``'>='``, see :func:`evaluate_class`.
         num_images: If given, image indices must be smaller.
 
     Returns:
@@ -207,7 +194,146 @@ def evaluate_voc(
     Raises:
         ValueError: If a class is missing, unknown or listed twice, or as :func:`evaluate_class`.
     """
-    _check_options(iou_threshold, recall_thresholds)
+    (result,) = evaluate_voc_at(
+        ground_truth,
+        detections,
+        class_names,
+        [iou_threshold],
+        recall_thresholds=recall_thresholds,
+        iou_comparison=iou_comparison,
+        num_images=num_images,
+    ).values()
+    return result
+
+
+def evaluate_voc_at(
+    ground_truth: Mapping[str, GroundTruth],
+    detections: Mapping[str, Detections],
+    class_names: Sequence[str],
+    iou_thresholds: Sequence[float],
+    *,
+    recall_thresholds: RecallThresholds = "exact",
+    iou_comparison: IouComparison = ">",
+    num_images: int | None = None,
+) -> dict[float, VOCResult]:
+    """As :func:`evaluate_voc` at several IoU thresholds; the detections are sorted and compared only once.
+
+    Args:
+        iou_thresholds: At least one, without duplicates.
+
+    Returns:
+        One result per threshold, in the given order.
+    """
+    thresholds = [float(threshold) for threshold in iou_thresholds]
+    _check_options(thresholds, recall_thresholds, iou_comparison)
+    _check_names(ground_truth, detections, class_names)
+    per_class: dict[float, dict[str, ClassAP]] = {threshold: {} for threshold in thresholds}
+    for name in class_names:
+        check_class(ground_truth[name], detections[name], name, num_images)
+        values = _class_ap(
+            ground_truth[name], detections[name], thresholds, recall_thresholds, iou_comparison
+        )
+        for threshold, value in zip(thresholds, values, strict=True):
+            per_class[threshold][name] = value
+    return {
+        threshold: _means(of_classes, threshold, recall_thresholds, iou_comparison)
+        for threshold, of_classes in per_class.items()
+    }
+
+
+def _class_ap(
+    ground_truth: GroundTruth,
+    detections: Detections,
+    iou_thresholds: Sequence[float],
+    recall_thresholds: RecallThresholds,
+    iou_comparison: IouComparison,
+) -> list[ClassAP]:
+    """Average precision of one class at each threshold; all arguments are checked."""
+    comparison = compare(ground_truth, detections)
+    scores = detections.scores[comparison.order]
+    return [
+        _ap_of_matches(
+            ground_truth,
+            apply_threshold(ground_truth, comparison, threshold, iou_comparison),
+            scores,
+            recall_thresholds,
+        )
+        for threshold in iou_thresholds
+    ]
+
+
+def _ap_of_matches(
+    ground_truth: GroundTruth, matches: Matches, scores: np.ndarray, recall_thresholds: RecallThresholds
+) -> ClassAP:
+    # Ignored detections repeat the point before them and change neither AP: leave them out of the curve.
+    is_tp = matches.true_positive[~matches.ignored]
+    num_true_positives = int(np.count_nonzero(is_tp))
+    num_difficult = int(np.count_nonzero(ground_truth.difficult))
+    num_ground_truth = len(ground_truth) - num_difficult
+    ap_11point, ap_area = (
+        _both_aps(is_tp, num_ground_truth, recall_thresholds) if num_ground_truth else (math.nan, math.nan)
+    )
+    return ClassAP(
+        ap_11point=ap_11point,
+        ap_area=ap_area,
+        num_ground_truth=num_ground_truth,
+        num_difficult=num_difficult,
+        num_detections=len(scores),
+        num_true_positives=num_true_positives,
+        num_false_positives=len(is_tp) - num_true_positives,
+        num_ignored=len(scores) - len(is_tp),
+        true_positive=matches.true_positive,
+        ignored=matches.ignored,
+        all_scores=scores,
+    )
+
+
+def _both_aps(
+    is_tp: np.ndarray, num_ground_truth: int, recall_thresholds: RecallThresholds
+) -> tuple[float, float]:
+    """11-point and area AP from which of the detections that count, by descending score, are right."""
+    # The curve matters only at the true positives: in between recall stands still and precision falls.
+    at = np.flatnonzero(is_tp)
+    tp = np.arange(1, len(at) + 1)
+    # envelope[i]: highest precision at the true positive i or after.
+    envelope = np.maximum.accumulate((tp / (at + 1))[::-1])[::-1]
+    if recall_thresholds == "exact":
+        # The first place where 10 * tp >= k * num_ground_truth, in integers.
+        needed = [-(-k * num_ground_truth // 10) for k in range(11)]
+        reached = np.searchsorted(tp, needed, side="left")
+    else:
+        reached = np.searchsorted(tp / num_ground_truth, np.arange(0.0, 1.1, 0.1), side="left")
+    # Recall rises by 1 / num_ground_truth at each true positive, and nowhere else.
+    return float(envelope[reached[reached < len(tp)]].sum() / 11), float(envelope.sum() / num_ground_truth)
+
+
+def _means(
+    per_class: dict[str, ClassAP],
+    iou_threshold: float,
+    recall_thresholds: RecallThresholds,
+    iou_comparison: IouComparison,
+) -> VOCResult:
+    present = [ap for ap in per_class.values() if ap.num_ground_truth > 0]
+    return VOCResult(
+        map_11point=_mean([ap.ap_11point for ap in present]),
+        map_area=_mean([ap.ap_area for ap in present]),
+        per_class=per_class,
+        classes_without_ground_truth=tuple(n for n, ap in per_class.items() if ap.num_ground_truth == 0),
+        iou_threshold=iou_threshold,
+        recall_thresholds=recall_thresholds,
+        iou_comparison=iou_comparison,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _check_names(
+    ground_truth: Mapping[str, GroundTruth],
+    detections: Mapping[str, Detections],
+    class_names: Sequence[str],
+) -> None:
     if not class_names or isinstance(class_names, str):
         raise ValueError(f"class_names must be a non-empty sequence of names, got {class_names!r}")
     duplicates = sorted({name for name in class_names if list(class_names).count(name) > 1})
@@ -223,87 +349,22 @@ def evaluate_voc(
         if missing:
             raise ValueError(f"{what} has no entry for {missing}; give an empty one if there is nothing")
 
-    per_class = {
-        name: evaluate_class(
-            ground_truth[name],
-            detections[name],
-            iou_threshold=iou_threshold,
-            recall_thresholds=recall_thresholds,
-            class_name=name,
-            num_images=num_images,
+
+def _check_options(iou_thresholds: Sequence[float], recall_thresholds: str, iou_comparison: str) -> None:
+    if iou_comparison not in get_args(IouComparison):
+        raise ValueError(f"iou_comparison must be one of {get_args(IouComparison)}, got {iou_comparison!r}")
+    for threshold in iou_thresholds:
+        if not 0 <= threshold < 1:  # also refuses NaN
+            raise ValueError(f"iou_threshold must be at least 0 and less than 1, got {threshold!r}")
+        if threshold == 0 and iou_comparison == ">=":
+            raise ValueError(
+                "iou_threshold must be greater than 0 with iou_comparison '>=': IoU 0 is no overlap"
+            )
+    if not iou_thresholds or len(set(iou_thresholds)) < len(iou_thresholds):
+        raise ValueError(
+            f"iou_thresholds must hold at least one threshold and none twice, got {list(iou_thresholds)}"
         )
-        for name in class_names
-    }
-    present = [ap for ap in per_class.values() if ap.num_ground_truth > 0]
-    return VOCResult(
-        map_11point=_mean([ap.ap_11point for ap in present]),
-        map_area=_mean([ap.ap_area for ap in present]),
-        per_class=per_class,
-        classes_without_ground_truth=tuple(n for n, ap in per_class.items() if ap.num_ground_truth == 0),
-        iou_threshold=float(iou_threshold),
-        recall_thresholds=recall_thresholds,
-    )
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _check_options(iou_threshold: float, recall_thresholds: str) -> None:
-    if not 0 <= iou_threshold < 1:  # also refuses NaN
-        raise ValueError(f"iou_threshold must be at least 0 and less than 1, got {iou_threshold!r}")
     if recall_thresholds not in get_args(RecallThresholds):
         raise ValueError(
             f"recall_thresholds must be one of {get_args(RecallThresholds)}, got {recall_thresholds!r}"
-        )
-
-
-def _check_boxes(image_index: np.ndarray, boxes: np.ndarray, what: str, num_images: int | None) -> None:
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{what}: boxes must have shape [N, 4], got {list(boxes.shape)}")
-    if image_index.shape != (len(boxes),):
-        raise ValueError(
-            f"{what}: image_index must have shape [{len(boxes)}], one per box, got {list(image_index.shape)}"
-        )
-    if not np.issubdtype(image_index.dtype, np.integer):
-        raise ValueError(f"{what}: image_index must hold integers, got {image_index.dtype}")
-    bad = image_index < 0
-    if num_images is not None:
-        bad |= image_index >= num_images
-    if bad.any():
-        allowed = "at least 0" if num_images is None else f"in 0..{num_images - 1}"
-        raise ValueError(f"{what}: image_index must be {allowed}, got {image_index[bad.argmax()]}")
-    bad = ~np.isfinite(boxes).all(axis=1)
-    if bad.any():
-        i = int(bad.argmax())
-        raise ValueError(f"{what}: box {boxes[i].tolist()} in image {image_index[i]} is not finite")
-
-
-def _check_ground_truth(ground_truth: GroundTruth, what: str) -> None:
-    if ground_truth.difficult.shape != (len(ground_truth),):
-        raise ValueError(
-            f"{what}ground truth: difficult must have shape [{len(ground_truth)}], one per box, "
-            f"got {list(ground_truth.difficult.shape)}"
-        )
-    boxes = ground_truth.boxes
-    inverted = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
-    if inverted.any():
-        i = int(inverted.argmax())
-        raise ValueError(
-            f"{what}ground truth: box {boxes[i].tolist()} in image {ground_truth.image_index[i]} "
-            "has x2 < x1 or y2 < y1 and could never be found"
-        )
-
-
-def _check_scores(detections: Detections, what: str) -> None:
-    if detections.scores.shape != (len(detections),):
-        raise ValueError(
-            f"{what}detections: scores must have shape [{len(detections)}], one per box, "
-            f"got {list(detections.scores.shape)}"
-        )
-    bad = ~np.isfinite(detections.scores)
-    if bad.any():
-        i = int(bad.argmax())
-        raise ValueError(
-            f"{what}detections: score {detections.scores[i]} in image {detections.image_index[i]} is not finite"
         )
