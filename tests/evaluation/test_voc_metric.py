@@ -13,7 +13,9 @@ from mmengine.registry import METRICS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 
 from sosr_det.evaluation import voc_metric
-from sosr_det.evaluation.devkit_files import read_detections, read_ground_truth, read_image_set
+from sosr_det.evaluation.formats.devkit import read_detections
+from sosr_det.evaluation.formats.ground_truth import read_ground_truth
+from sosr_det.evaluation.formats.voc_folder import read_image_set
 from sosr_det.evaluation.voc_ap import evaluate_voc
 from sosr_det.evaluation.voc_metric import VOCDevkitMetric, format_table
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from sosr_det.errors import DataError
-from sosr_det.evaluation.devkit_files import read_detections, read_ground_truth, read_image_set
+from sosr_det.evaluation.formats.devkit import read_detections
+from sosr_det.evaluation.formats.ground_truth import read_ground_truth
+from sosr_det.evaluation.formats.voc_folder import read_image_set
 from sosr_det.evaluation.voc_ap import evaluate_voc
 
 
@@ -82,7 +84,7 @@ def test_missing_image_set(tmp_path):
     [
         ("a02 0.5 7 7 8", r"cat.txt:2: expected 6 fields .* got 5: 'a02 0.5 7 7 8'"),
         ("a02 0.5 7 7 8 8 9", r"cat.txt:2: expected 6 fields .* got 7"),
-        ("a02 high 7 7 8 8", r"cat.txt:2: could not convert string to float: 'high'"),
+        ("a02 high 7 7 8 8", r"cat.txt:2: 'high' is not a number: 'a02 high 7 7 8 8'"),
         ("a02 nan 7 7 8 8", r"cat.txt:2: the score is not finite: 'a02 nan 7 7 8 8'"),
         ("a02 0.5 7 inf 8 8", r"cat.txt:2: the box is not finite"),
         ("a2 0.5 7 7 8 8", r"cat.txt:2: image 'a2' is not in the image set \(2 images\)"),
