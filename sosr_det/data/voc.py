@@ -77,7 +77,8 @@ class CheckedVOCDataset(VOCDataset):
       wholly outside their image; boxes partly outside are cut off at its border;
     - all of this is counted in :attr:`load_report`, and what was changed is one warning in the log.
 
-    This holds for validation data too: :mod:`sosr_det.evaluation.formats.ground_truth` counts a left-out box as ground truth.
+    This holds for validation data too: :mod:`sosr_det.evaluation.formats.ground_truth` counts a left-out box as ground
+    truth.
 
     Args:
         img_suffix: Suffix of the image files, with the dot.

@@ -18,11 +18,6 @@ from sosr_det.errors import DataError
 from sosr_det.evaluation.boxes import GroundTruth
 from sosr_det.evaluation.formats.text import shown
 
-VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
-).split()
-
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
