@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.analysis.interleaved import summarise, time_interleaved
+from sosr_det.cache_root import ENV_CACHE
 from sosr_det.errors import ConfigError
 from sosr_det.registry import Registry, TensorSpec
 from sosr_det.registry.blob import blob_layout
-from sosr_det.registry.cache_root import ENV_CACHE
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.refs import Ref
 from sosr_det.registry.verified_cache import RACY_SECONDS

@@ -1,9 +1,9 @@
 """Remembers which blobs were read whole and found right, so that an unchanged file need not be read again.
 
-One small file per blob, for this user alone and outside the registry (see ``cache_root.py``): a registry that others
-can write must not vouch for itself. A blob counts as unchanged while its device, inode, size, modification time and
-change time are the ones that it was hashed with; the change time cannot be set back by ``touch``. A file that was
-written within ``RACY_SECONDS`` before it was hashed is not remembered, because it could have changed again within
+One small file per blob, for this user alone and outside the registry (see ``sosr_det/cache_root.py``): a registry
+that others can write must not vouch for itself. A blob counts as unchanged while its device, inode, size, modification
+time and change time are the ones that it was hashed with; the change time cannot be set back by ``touch``. A file that
+was written within ``RACY_SECONDS`` before it was hashed is not remembered, because it could have changed again within
 one tick of the file system's clock.
 
 A bit that rots on the disk changes none of these: only reading shows it. So ``Registry.load`` never asks here (it
@@ -18,8 +18,8 @@ import os
 import secrets
 from pathlib import Path
 
+from sosr_det.cache_root import cache_root, is_private
 from sosr_det.errors import RegistryError
-from sosr_det.registry.cache_root import cache_root
 from sosr_det.registry.digest import canonical_json, sha256_hex
 from sosr_det.registry.files import logger, read_small
 from sosr_det.registry.manifest import utc_now
@@ -38,7 +38,7 @@ class VerifiedCache:
         """When this very file was found to be the blob of ``digest`` (UTC text), or None: read it."""
         try:
             file = self._file(blob, digest)
-            if file is None or not _is_private(file):
+            if file is None or not is_private(file):
                 return None
             record = json.loads(read_small(file, _SIZE_LIMIT))
             checked = record["checked"]
@@ -106,11 +106,3 @@ def _record(blob: Path, digest: str, status: os.stat_result, checked: object) ->
     record: dict[str, object] = {"path": os.fspath(blob), "digest": digest, "checked": checked}
     record |= _identity(status)
     return record | {"checksum": sha256_hex(canonical_json(record))}
-
-
-def _is_private(file: Path) -> bool:
-    """Whether only this user can have written the file. Windows has no such modes."""
-    if os.name == "nt":
-        return True
-    status = file.lstat()
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022

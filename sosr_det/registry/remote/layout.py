@@ -8,9 +8,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sosr_det.cache_root import cache_root
 from sosr_det.errors import RegistryError
 from sosr_det.registry import refs
-from sosr_det.registry.cache_root import cache_root
 from sosr_det.registry.damage import Damage
 from sosr_det.registry.digest import canonical_json
 from sosr_det.registry.files import TEMPORARY, Staging, ensure_dir, logger, os_errors, read_small

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sosr_det.registry.cache_root import cache_root
+from sosr_det.cache_root import cache_root
 from sosr_det.registry.opening import open_registry
 from sosr_det.registry.remote.store import RemoteRegistry
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from sosr_det.cache_root import cache_root
 from sosr_det.errors import CorruptEntryError, RegistryError
 from sosr_det.registry.audit import audit_all, audit_refs
-from sosr_det.registry.cache_root import cache_root
 from sosr_det.registry.digest import tensors_digest
 from sosr_det.registry.files import TEMPORARY
 from sosr_det.registry.offline import is_offline

@@ -24,7 +24,7 @@ def again(registry):
     """Another process's view: nothing remembered, and nothing in the cache."""
     import shutil
 
-    from sosr_det.registry.cache_root import cache_root
+    from sosr_det.cache_root import cache_root
 
     shutil.rmtree(cache_root(), ignore_errors=True)
     return open_registry(str(registry.root))

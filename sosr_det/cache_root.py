@@ -1,0 +1,34 @@
+"""Where this user's files that can be made again are kept: copies of remote registries, read annotations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ENV_CACHE = "SOSR_CACHE"
+
+
+def cache_root() -> Path:
+    """``$SOSR_CACHE``, else ``$XDG_CACHE_HOME/sosr-det``, else ``~/.cache/sosr-det``. Nothing is created.
+
+    Raises:
+        RuntimeError: there is no home folder.
+    """
+    if own := os.environ.get(ENV_CACHE):
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    # The XDG specification: a relative path there is invalid and must be ignored.
+    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return folder / "sosr-det"
+
+
+def is_private(file: Path) -> bool:
+    """Whether only this user can have written the file. Windows has no such modes.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if os.name == "nt":
+        return True
+    status = file.lstat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
