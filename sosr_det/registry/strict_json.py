@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from sosr_det.errors import RegistryError
+from sosr_det.plain_json import MAX_DEPTH as MAX_DEPTH  # of every document in a registry
+from sosr_det.plain_json import parse_json as parse_json
 
 T = TypeVar("T")
-
-# Levels of lists and objects inside each other. What sosr-det writes needs about ten; checking takes several Python
-# calls a level, and a thousand of those end in a RecursionError.
-MAX_DEPTH = 64
-
-
-def parse_json(data: bytes) -> Any:
-    """Decode UTF-8 JSON; NaN, Infinity, duplicate keys and more than MAX_DEPTH levels are errors.
-
-    Raises:
-        ValueError: not such a document; the message says why.
-    """
-    try:
-        document = _DECODER.decode(data.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    _check_depth(document)
-    return document
-
-
-def _check_depth(document: Any) -> None:
-    level, depth = [document], 0
-    while level := [part for each in level for part in _parts(each)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested too deeply (more than {MAX_DEPTH} levels)")
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [part for part in inside if isinstance(part, (dict, list))]
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"it holds {text}, which is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("it holds a key twice")
-    return table
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
 
 
 class Fields:
