@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sosr_det.cli.data_report import print_report
 from sosr_det.errors import DataError
 
 if TYPE_CHECKING:
     from sosr_det.data.prepare.prepare import PreparedDataset
     from sosr_det.data.prepare.progress import Progress
-    from sosr_det.data.prepare.verify import VerifyReport
 
 app = typer.Typer(help="Make, prepare and check data sets.", no_args_is_help=True)
 
@@ -32,6 +32,18 @@ class DatasetName(StrEnum):
     IMAGENET = "imagenet"
     CUB200 = "cub200"
     VOC = "voc"
+
+
+class VerifiedName(StrEnum):
+    """The names of the catalogue, and anyone's data set in VOC format."""
+
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+    TINY_IMAGENET = "tiny-imagenet"
+    IMAGENET = "imagenet"
+    CUB200 = "cub200"
+    VOC = "voc"
+    VOC_FORMAT = "voc-format"
 
 
 NameArgument = Annotated[DatasetName, typer.Argument(help="Which data set.", show_default=False)]
@@ -104,7 +116,13 @@ def prepare(
 
 @app.command()
 def verify(
-    name: NameArgument,
+    name: Annotated[
+        VerifiedName,
+        typer.Argument(
+            help="Which data set; voc-format is any of your own with VOC's folders and XML files.",
+            show_default=False,
+        ),
+    ],
     root: RootOption = None,
     subset_ok: Annotated[
         bool, typer.Option("--subset-ok", help="Accept fewer images or classes than published.")
@@ -120,10 +138,23 @@ def verify(
         int | None,
         typer.Option(min=1, help="Threads that decode. Default: one for each CPU.", show_default=False),
     ] = None,
-    max_problems: Annotated[int, typer.Option(min=1, help="How many problems to list.")] = 20,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="For voc-format: its class names, separated by commas. Default: those that the annotations have, "
+            "with names that differ only in spelling as problems.",
+            show_default=False,
+        ),
+    ] = None,
+    max_problems: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many problems to list. Default: 20, and all with --json.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Count, compare the class lists and decode every image; exit with 1 if anything is wrong."""
+    """Count, compare the lists, read every annotation and decode every image; exit with 1 if anything is wrong."""
     from sosr_det.data.prepare import verify_dataset
 
     try:
@@ -134,6 +165,7 @@ def verify(
                 subset_ok=subset_ok,
                 workers=workers,
                 imagenet=imagenet,
+                classes=_names(classes),
                 progress=progress,
             )
     except DataError as error:
@@ -144,9 +176,13 @@ def verify(
     if as_json:
         typer.echo(json.dumps(report.as_dict(max_problems), indent=2, ensure_ascii=False))
     else:
-        _print_report(report, max_problems)
+        print_report(report, 20 if max_problems is None else max_problems)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _root(asked: Path | None) -> Path:
@@ -210,32 +246,3 @@ def training_command(config_tag: str, folder: Path) -> str:
         return f"sosr-det configs {config_tag}  (lists the configs for it)"
     name = next((name for name in names if "_sosr_" in name), names[0])
     return f"sosr-det train {name} --data-root {shlex.quote(str(folder))}"
-
-
-def _print_report(report: VerifyReport, max_problems: int) -> None:
-    typer.echo(f"{report.entry.title} in {report.folder} ({report.layout})")
-    typer.echo(f"  {'split':<17}{'images':>10}{'published':>11}   classes")
-    for name, split in report.found.splits.items():
-        official = report.entry.splits.get(name)
-        classes = f"{len(split.class_counts):,} of {report.entry.classes:,}" if report.entry.classes else "-"
-        published = f"{official.images:,}" if official else "-"
-        typer.echo(f"  {name:<17}{split.images:>10,}{published:>11}   {classes}")
-    typer.echo(f"{report.decoded:,} images decoded; {report.seconds:.1f} s in all")
-    for note in report.notes[:max_problems]:
-        typer.echo(f"note: {note}")
-    if len(report.notes) > max_problems:
-        typer.echo(f"note: … and {len(report.notes) - max_problems:,} more (--max-problems)")
-    if report.imagenet is not None:
-        typer.echo(f"{len(report.identical)} test images are byte for byte in {report.imagenet}")
-        for ours, theirs in report.identical:
-            typer.echo(f"  {ours} = {theirs}")
-    if report.ok:
-        typer.echo("ok: nothing is wrong")
-        return
-    typer.echo(f"{len(report.problems):,} problem{'s' if len(report.problems) > 1 else ''}:")
-    for problem in report.problems[:max_problems]:
-        typer.echo(f"  {problem.kind:<12}{problem.path}: {problem.reason}")
-    if len(report.problems) > max_problems:
-        typer.echo(f"  … and {len(report.problems) - max_problems:,} more (--max-problems)")
-    if report.shortfalls == len(report.problems):
-        typer.echo("If you mean to use only a part of the data set, pass --subset-ok.")

@@ -6,7 +6,8 @@ Nothing here imports torch before an image is decoded.
 from sosr_det.data.prepare.catalogue import CATALOGUE, Archive, DatasetEntry, OfficialSplit, dataset_entry
 from sosr_det.data.prepare.download import Patience
 from sosr_det.data.prepare.prepare import PreparedDataset, prepare_dataset
-from sosr_det.data.prepare.verify import VerifyReport, verify_dataset
+from sosr_det.data.prepare.report import VerifyReport
+from sosr_det.data.prepare.verify import verify_dataset
 
 __all__ = [
     "CATALOGUE",

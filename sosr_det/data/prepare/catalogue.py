@@ -19,6 +19,7 @@ class Archive:
         md5_source: whose the MD5 is where the publisher gives none, as a phrase; empty where it is the publisher's.
         size: bytes. Used to plan disk space and to explain a wrong checksum; the checksum alone decides.
         url: where it can be downloaded; None where the terms ask for an account.
+        mirrors: other places for the same file, asked in turn when ``url`` does not give it; the checksum decides.
     """
 
     filename: str
@@ -26,6 +27,7 @@ class Archive:
     size: int
     url: str | None = None
     md5_source: str = ""
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class DatasetEntry:
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _CIFAR_TERMS = "No licence is stated; its page asks for a citation of Krizhevsky 2009."
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"
+_VOC_MIRROR = "https://data.pjreddie.com/files"  # of Darknet's author; Oxford's server is often out of reach
 
 # Checksums: torchvision.datasets (CIFAR, ImageNet, VOC); CaltechDATA record 65de6-vp158 (CUB); Stanford publishes none
 # for Tiny ImageNet (see its `md5_source`).
@@ -203,18 +206,21 @@ _ENTRIES = (
                 "c52e279531787c972589f7e41ab4ae64",
                 460_032_000,
                 f"{_VOC_URL}/voc2007/VOCtrainval_06-Nov-2007.tar",
+                mirrors=(f"{_VOC_MIRROR}/VOCtrainval_06-Nov-2007.tar",),
             ),
             Archive(
                 "VOCtest_06-Nov-2007.tar",
                 "b6e924de25625d8de591ea690078ad9f",
                 451_020_800,
                 f"{_VOC_URL}/voc2007/VOCtest_06-Nov-2007.tar",
+                mirrors=(f"{_VOC_MIRROR}/VOCtest_06-Nov-2007.tar",),
             ),
             Archive(
                 "VOCtrainval_11-May-2012.tar",
                 "6cd6e144f989b92b3379bac3b3de84fd",
                 1_999_639_040,
                 f"{_VOC_URL}/voc2012/VOCtrainval_11-May-2012.tar",
+                mirrors=(f"{_VOC_MIRROR}/VOCtrainval_11-May-2012.tar",),
             ),
         ),
         archive_top="VOCdevkit",
@@ -234,6 +240,23 @@ _ENTRIES = (
 
 CATALOGUE: Mapping[str, DatasetEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 """All data sets by their name on the command line."""
+
+VOC_FORMAT = DatasetEntry(
+    name="voc-format",
+    title="Data set in VOC format",
+    layout="voc-format",
+    folder="",
+    archives=(),
+    archive_top="",
+    nested=False,
+    unpacked_bytes=0,
+    splits={},
+    classes=None,
+    config_tag="",
+    page="",
+    terms="",
+)
+"""Anyone's data set with VOC's folders: there is nothing to download and no official count, but all else to check."""
 
 
 def dataset_entry(name: str) -> DatasetEntry:

@@ -12,8 +12,8 @@ from sosr_det.data.prepare.inspection import Inspection
 from sosr_det.data.prepare.layout_cifar import read_cifar
 from sosr_det.data.prepare.layout_class_folders import read_class_folders, read_tiny_imagenet
 from sosr_det.data.prepare.layout_cub200 import read_cub200
-from sosr_det.data.prepare.layout_voc import read_voc
 from sosr_det.data.prepare.places import Places
+from sosr_det.data.prepare.voc.layout import read_voc
 from sosr_det.errors import DataError
 
 READERS: dict[str, Callable[[Path], Inspection]] = {

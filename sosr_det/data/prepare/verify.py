@@ -4,89 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sosr_det.data.prepare.catalogue import DatasetEntry, dataset_entry
+from sosr_det.data.prepare.catalogue import VOC_FORMAT, DatasetEntry, dataset_entry
 from sosr_det.data.prepare.counts import compare_with_official
 from sosr_det.data.prepare.decoding import decode_all
 from sosr_det.data.prepare.inspection import Inspection, Problem
 from sosr_det.data.prepare.layouts import find_dataset, inspect
 from sosr_det.data.prepare.overlap import identical_images
 from sosr_det.data.prepare.progress import Progress, no_progress
+from sosr_det.data.prepare.report import VerifyReport
+from sosr_det.data.prepare.voc.layout import read_any, read_official
+from sosr_det.data.prepare.voc.verify import VOC_CLASSES, check_devkit
 from sosr_det.errors import ConfigError
-
-
-@dataclass
-class VerifyReport:
-    """What was found.
-
-    Attributes:
-        entry: the data set.
-        folder: its folder.
-        layout: the kind of layout, in words.
-        found: splits with their images and classes.
-        subset_ok: whether fewer images or classes than published count as a note, not as a problem.
-        decoded: number of images that were decoded.
-        shortfalls: how many of the problems a subset has by its nature.
-        problems: everything that is wrong; empty for a sound data set.
-        notes: what is worth knowing.
-        imagenet: the ImageNet folder that CUB's test images were compared with, or None.
-        identical: pairs (CUB test image, ImageNet image) of identical files.
-        seconds: time that it took.
-    """
-
-    entry: DatasetEntry
-    folder: Path
-    layout: str
-    found: Inspection
-    subset_ok: bool
-    decoded: int = 0
-    shortfalls: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    imagenet: Path | None = None
-    identical: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def as_dict(self, max_problems: int) -> dict[str, Any]:
-        """The report for JSON; ``problems`` holds the first ``max_problems``, ``problem_count`` counts all."""
-        splits = {
-            name: {
-                "images": split.images,
-                "official_images": self.entry.splits[name].images if name in self.entry.splits else None,
-                "classes": len(split.class_counts),
-                "official_classes": self.entry.classes,
-            }
-            for name, split in self.found.splits.items()
-        }
-        overlap = {
-            "imagenet": str(self.imagenet),
-            "count": len(self.identical),
-            "pairs": [{"cub": ours, "imagenet": theirs} for ours, theirs in self.identical],
-        }
-        return {
-            "ok": self.ok,
-            "dataset": self.entry.name,
-            "folder": str(self.folder),
-            "layout": self.layout,
-            "subset_ok": self.subset_ok,
-            "splits": splits,
-            "decoded_images": self.decoded,
-            "problem_count": len(self.problems),
-            "problem_kinds": dict(sorted(Counter(problem.kind for problem in self.problems).items())),
-            "problems": [vars(problem) for problem in self.problems[:max_problems]],
-            "notes": self.notes,
-            "identical_to_imagenet": overlap if self.imagenet is not None else None,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def verify_dataset(
@@ -96,56 +27,97 @@ def verify_dataset(
     subset_ok: bool = False,
     workers: int | None = None,
     imagenet: Path | None = None,
+    classes: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> VerifyReport:
-    """Check counts, class lists and files of a data set, and decode every image.
+    """Check counts, class lists, annotations and files of a data set, and decode every image.
 
     Args:
-        name: a name of :data:`~sosr_det.data.prepare.catalogue.CATALOGUE`.
+        name: a name of :data:`~sosr_det.data.prepare.catalogue.CATALOGUE`, or ``voc-format`` for any data set with
+            VOC's folders and XML files.
         root: the data set's folder, or the one that holds it under its usual name.
         subset_ok: accept fewer images or classes than published; more are always a problem.
         workers: threads that decode; None means one for each CPU that this process may use.
         imagenet: for ``cub200``: ImageNet's folder. None means the one beside CUB, if there is one.
+        classes: for ``voc-format``: its class names. None takes those that its annotations have, and reports names
+            that differ only in spelling.
         progress: told how many images are done.
 
     Raises:
-        ConfigError: unknown name, fewer than one worker, or ``imagenet`` given for another data set.
+        ConfigError: unknown name, fewer than one worker, ``imagenet`` or ``classes`` given for another data set, or
+            class names that are empty or given twice.
         DataError: the data set, or the ``imagenet`` that was named, is not there at all.
     """
     started = time.monotonic()
-    entry = dataset_entry(name)
+    entry = VOC_FORMAT if name == VOC_FORMAT.name else dataset_entry(name)
     workers = _available_cpus() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
     if imagenet is not None and entry.layout != "cub200":
         raise ConfigError(f"--imagenet is for cub200, whose test images are looked up there; got {name}.")
-    folder = find_dataset(entry, Path(root))
+    _check_class_names(entry, classes)
+    folder = Path(root) if entry is VOC_FORMAT else find_dataset(entry, Path(root))
     imagenet = _imagenet_folder(entry, folder, imagenet)
 
-    found = inspect(entry, folder)
-    report = VerifyReport(entry, folder, found.layout, found, subset_ok)
-    few, many = compare_with_official(found, entry)
-    if entry.layout == "imagenet":
-        few += _unknown_imagenet_classes(found)
-    if subset_ok:
-        report.notes += [f"{problem.path}: {problem.reason}" for problem in few]
+    devkit = None
+    if entry is VOC_FORMAT:
+        devkit = read_any(folder)
+    elif entry.layout == "voc":
+        devkit = read_official(folder)
+    found = devkit.found if devkit else inspect(entry, folder)
+    report = VerifyReport(entry, found.root, found.layout, found, subset_ok)
+    _compare_counts(report)
+    report.problems += found.problems
+    if devkit is None:
+        _decode(report, workers, progress)
     else:
-        report.shortfalls = len(few)
-        report.problems += few
-    report.problems += many + found.problems
-
-    files = list(dict.fromkeys(file for split in found.splits.values() for file in split.files))
-    decoding = decode_all(folder, files, workers, progress)
-    arrays = sum(split.images for split in found.splits.values() if not split.files)
-    report.decoded = decoding.decoded + arrays
-    report.problems += decoding.problems
-    report.notes += decoding.other_format
-
+        published = entry is not VOC_FORMAT
+        check = check_devkit(
+            devkit, VOC_CLASSES if published else classes, workers, published=published, progress=progress
+        )
+        report.decoded, report.objects = check.decoded, check.objects
+        report.problems += check.problems
+        report.notes += check.notes
     if imagenet is not None:
         report.imagenet = imagenet
         report.identical = identical_images(folder, found.splits["test"].files, imagenet, workers, progress)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _check_class_names(entry: DatasetEntry, classes: Sequence[str] | None) -> None:
+    if classes is None:
+        return
+    if entry is not VOC_FORMAT:
+        raise ConfigError(
+            f"--classes is for {VOC_FORMAT.name}; the classes of {entry.name} are known. For your own data set: "
+            f"sosr-det data verify {VOC_FORMAT.name} --root DIR --classes A,B"
+        )
+    if not classes or not all(name.strip() for name in classes):
+        raise ConfigError(f"--classes needs names, separated by commas, got {list(classes)}")
+    if repeated := sorted({name for name in classes if list(classes).count(name) > 1}):
+        raise ConfigError(f"--classes names a class twice: {', '.join(repeated)}")
+
+
+def _compare_counts(report: VerifyReport) -> None:
+    few, many = compare_with_official(report.found, report.entry)
+    if report.entry.layout == "imagenet":
+        few += _unknown_imagenet_classes(report.found)
+    if report.subset_ok:
+        report.notes += [f"{problem.path}: {problem.reason}" for problem in few]
+    else:
+        report.shortfalls = len(few)
+        report.problems += few
+    report.problems += many
+
+
+def _decode(report: VerifyReport, workers: int, progress: Progress) -> None:
+    splits = report.found.splits.values()
+    files = list(dict.fromkeys(file for split in splits for file in split.files))
+    decoding = decode_all(report.folder, files, workers, progress)
+    report.decoded = decoding.decoded + sum(split.images for split in splits if not split.files)
+    report.problems += decoding.problems
+    report.notes += decoding.other_format
 
 
 def _imagenet_folder(entry: DatasetEntry, folder: Path, asked: Path | None) -> Path | None:
