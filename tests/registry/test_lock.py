@@ -144,10 +144,19 @@ def test_a_marker_that_stays_empty_is_removed(path, monkeypatch):
 def test_a_marker_that_is_being_written_is_not_removed(path, monkeypatch, short_lease):
     monkeypatch.setattr(lock_module, "EMPTY_SECONDS", 0.4)
     path.touch()
-    timer = threading.Timer(0.2, lambda: path.write_text(ELSEWHERE.format("cd" * 16, short_lease)))
-    timer.start()
+    real, looks = lock_module._EmptyMarker._look, []
+
+    def look_then_write(where):
+        looks.append(real(where))
+        if len(looks) == 1:
+            path.write_text(ELSEWHERE.format("cd" * 16, short_lease))
+        return looks[-1]
+
+    monkeypatch.setattr(lock_module._EmptyMarker, "_look", staticmethod(look_then_write))
     assert held_for(path) >= 0.2 + short_lease
-    timer.join()
+    assert looks[0] is not None
+    assert looks[1:]
+    assert not any(looks[1:])
 
 
 def test_a_lock_taken_from_another_waiter_by_mistake_is_given_back(path, monkeypatch):
@@ -202,25 +211,28 @@ def test_losing_the_lock_is_noticed(path):
 
 
 class Stalling(Registry):
-    """Stops just before it moves a ref into place, long enough to be paused."""
+    """Pauses its whole process just before (or after) it first moves a ref into place."""
 
-    def __init__(self, root, flag, after):
+    def __init__(self, root, after):
         super().__init__(root)
-        self.flag, self.after = flag, after
+        self.after, self.paused = after, False
 
     def _place_ref(self, *arguments):
         if not self.after:
-            self.flag.touch()
-            time.sleep(0.3)
+            self._pause()
         super()._place_ref(*arguments)
         if self.after:
-            self.flag.touch()
-            time.sleep(0.3)
+            self._pause()
+
+    def _pause(self):
+        if not self.paused:
+            self.paused = True
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def publish_paused(root, flag, report, fields, after):
+def publish_paused(root, report, fields, after):
     try:
-        Stalling(root, flag, after).publish({"a": torch.ones(3)}, fields, "r50", ["latest", "mine"])
+        Stalling(root, after).publish({"a": torch.ones(3)}, fields, "r50", ["latest", "mine"])
     except LockLostError as error:
         report.write_text(str(error))
         os._exit(3)
@@ -233,13 +245,13 @@ def test_a_paused_writer_that_lost_the_lock_changes_nothing_more(tmp_path, state
     root = tmp_path / "registry"
     registry = Registry(root)
     registry.publish(state, fields, "r50")
-    flag, report = tmp_path / "flag", tmp_path / "report"
-    with child(publish_paused, root, flag, report, fields, after) as writer:
-        wait_for(flag)
-        os.kill(writer.pid, signal.SIGSTOP)
+    report = tmp_path / "report"
+    with child(publish_paused, root, report, fields, after) as writer:
+        _, status = os.waitpid(writer.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
         other = registry.publish(state, fields | {"seed": 99}, "r50", ["latest"])
         os.kill(writer.pid, signal.SIGCONT)
-        writer.join(20)
+        writer.join(60)
         assert writer.exitcode == 3
     assert "lost the lock" in report.read_text()
     assert registry.resolve("sosr://r50").digest == other.digest

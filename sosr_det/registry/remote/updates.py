@@ -97,9 +97,11 @@ class RefUpdates:
             with self.store.exclusively():
                 self.store.delete(key)
 
-    def _read(self, key: str) -> tuple[bytes | None, str | None]:
+    def _read(self, key: str, with_version: bool = False) -> tuple[bytes | None, str | None]:
+        """Content and version. Only those who need a version ask for it: the store then refuses with FileExistsError
+        what changes between the request for its version and the one for its content, as a lock may at any time."""
         try:
-            content = self.store.read(key, SIZE_LIMIT, with_version=True)
+            content = self.store.read(key, SIZE_LIMIT, with_version=with_version)
         except FileNotFoundError:
             return None, None
         return content.data, content.version
@@ -120,10 +122,8 @@ class RefUpdates:
         last: tuple[bytes | None, bytes] | None = None
         for turn in range(TRIES):
             try:
-                old, version = self._read(key)
-            except (
-                FileExistsError
-            ):  # it changed between the request for its version and the one for its content
+                old, version = self._read(key, with_version=True)
+            except FileExistsError:  # it changed meanwhile
                 _pause(turn)
                 continue
             if last is not None and old == last[1]:

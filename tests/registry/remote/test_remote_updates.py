@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,8 +154,40 @@ def test_a_write_whose_answer_is_lost_is_not_done_twice(s3, monkeypatch):
     assert store.read("refs/a/b.json", 99).data == b'["once"]'
 
 
-def test_the_lock_of_a_dead_process_is_waited_for_and_removed(s3, monkeypatch, caplog):
-    monkeypatch.setattr(updates, "LEASE_SECONDS", 0.4)
+@pytest.fixture
+def clock(monkeypatch):
+    """[seconds] of a clock that waiting alone moves, so that a slow machine is no slow process."""
+    now = [0.0]
+
+    def wait(seconds):
+        now[0] += 1
+
+    monkeypatch.setattr(updates, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=wait))
+    return now
+
+
+def test_a_lock_that_changes_hands_while_it_is_looked_at_is_waited_for(s3, clock):
+    """Read with a condition on its version, the object would be refused."""
+    ignore_header(s3, "HTTP_IF_MATCH")
+    store, others = (ObjectStore(parse_remote(s3.root)) for _ in range(2))
+    store.put("registry.json", MARKER_BYTES)
+    changes = RefUpdates(store)
+    assert changes.way == "lock"
+    lock = f".locks/{updates.sha256_hex(b'refs/a/b.json')[:32]}.json"
+    others.put(lock, b'{"token": "one"}')
+    handed_over = []
+
+    def hand_over():
+        others.put(lock, b'{"token": "another"}')
+        handed_over.append(True)
+
+    s3.before(lambda request: request.startswith("GET ") and request.endswith(lock), hand_over)
+    changes.update("refs/a/b.json", append("x"))
+    assert handed_over
+    assert store.read("refs/a/b.json", 99).data == b'["x"]'
+
+
+def test_the_lock_of_a_dead_process_is_waited_for_and_removed(s3, clock, caplog):
     ignore_header(s3, "HTTP_IF_MATCH")
     store = ObjectStore(parse_remote(s3.root))
     store.put("registry.json", MARKER_BYTES)
@@ -163,15 +195,14 @@ def test_the_lock_of_a_dead_process_is_waited_for_and_removed(s3, monkeypatch, c
     assert changes.way == "lock"
     lock = f".locks/{updates.sha256_hex(b'refs/a/b.json')[:32]}.json"
     store.put(lock, b'{"token": "of a process that was killed"}')
-    started = time.monotonic()
     with caplog.at_level(logging.WARNING, logger="sosr_det.registry"):
         changes.update("refs/a/b.json", append("x"))
-    assert time.monotonic() - started > 0.4
+    assert updates.LEASE_SECONDS < clock[0] < updates.LEASE_SECONDS + 5
     assert "of a process that died" in caplog.text
     assert lock not in store.list("")
 
     def slow(old):
-        time.sleep(0.5)
+        clock[0] += updates.LEASE_SECONDS / 2 + 1
         return b"[]"
 
     with pytest.raises(RegistryError, match="too slow"):
