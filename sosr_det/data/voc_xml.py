@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from sosr_det.errors import DataError
 
+MAX_SIDE = 2**31 - 1  # pixels; no image is as large, and sizes fit into any integer
+
 
 @dataclass(frozen=True)
 class VOCObject:
@@ -21,11 +23,14 @@ class VOCObject:
         name: Class name, exactly as written.
         difficult: False if the element is missing.
         box: ``xmin, ymin, xmax, ymax`` as written: pixels, 1-based, inclusive; may have fractions.
+        truncated: Whether the object reaches beyond its box; None if the file does not say 0 or another whole number.
+            That is no error, since neither training nor any average precision depends on it.
     """
 
     name: str
     difficult: bool
     box: tuple[float, float, float, float]
+    truncated: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class VOCAnnotation:
     """One annotation file.
 
     Attributes:
-        size: ``(width, height)`` in pixels, both > 0; None if the file does not say.
+        size: ``(width, height)`` in pixels, both 1 to 2**31 - 1; None if the file does not say.
         objects: In the file's order.
     """
 
@@ -50,7 +55,7 @@ def parse_voc_xml(content: bytes, path: str) -> VOCAnnotation:
 
     Raises:
         DataError: If the XML is malformed (with the parser's line), or an object has no name or box, a
-            coordinate is not a finite number, ``difficult`` is not an integer, or the size not positive.
+            coordinate is not a finite number, ``difficult`` is not an integer, or the size not in its range.
     """
     try:
         root = ET.fromstring(content)
@@ -87,7 +92,11 @@ def _object(element: ET.Element, where: str) -> VOCObject:
     if box is None:
         raise DataError(f"{where} has no <bndbox>")
     xmin, ymin, xmax, ymax = (_coordinate(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    return VOCObject(name, difficult, (xmin, ymin, xmax, ymax))
+    try:
+        truncated = bool(int(element.findtext("truncated", "")))
+    except ValueError:
+        truncated = None
+    return VOCObject(name, difficult, (xmin, ymin, xmax, ymax), truncated)
 
 
 def _coordinate(box: ET.Element, tag: str, where: str) -> float:
@@ -108,7 +117,8 @@ def _positive(size: ET.Element, tag: str, path: str) -> int:
         value = int(text if text is not None else "")
     except ValueError:
         value = 0
-    if value <= 0:
+    if not 0 < value <= MAX_SIDE:
         found = "missing" if text is None else _shown(text)
-        raise DataError(f"{path}: <size> needs a positive whole number as <{tag}>, is {found}")
+        limit = "" if value <= 0 else f" of at most {MAX_SIDE}"
+        raise DataError(f"{path}: <size> needs a positive whole number{limit} as <{tag}>, is {found}")
     return value
