@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
 from sosr_det.registry.manifest import library_versions, utc_now
 
-__all__ = ["dataset_record", "git_commit", "library_versions", "text_digest", "utc_now"]
+__all__ = ["config_digest", "dataset_record", "git_commit", "library_versions", "text_digest", "utc_now"]
 
 
 def git_commit() -> str | None:
@@ -30,6 +31,11 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def config_digest(cfg) -> str:
+    """sha256 of what a loaded config says, 64 hex digits; comments, order and layout of the file do not count."""
+    return text_digest(json.dumps(cfg.to_dict(), sort_keys=True, default=str))
+
+
 def dataset_record(dataset) -> dict:
     """Type, size, classes and fingerprint of a (possibly wrapped) data set, for the run record."""
     parts = _unwrap(dataset)
@@ -46,6 +52,10 @@ def dataset_record(dataset) -> dict:
 
 def _unwrap(dataset) -> list:
     """The innermost data sets of mmengine's RepeatDataset / ConcatDataset wrappers."""
+    from sosr_det.data.sample_seeds import SampleSeededDataset
+
+    if isinstance(dataset, SampleSeededDataset):
+        return _unwrap(dataset.dataset)
     if hasattr(dataset, "datasets"):
         return [inner for part in dataset.datasets for inner in _unwrap(part)]
     if hasattr(dataset, "dataset") and not hasattr(dataset, "fingerprint"):

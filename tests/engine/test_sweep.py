@@ -21,11 +21,12 @@ from typer.testing import CliRunner
 
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.run_record import write_run_record
+from sosr_det.engine.studies.process import hold_lock, last_error
+from sosr_det.engine.studies.seeds import parse_seeds
 from sosr_det.engine.sweep import SweepOptions, run_sweep
 from sosr_det.engine.sweep import sweep as sweep_module
 from sosr_det.engine.sweep.checks import metric_names
-from sosr_det.engine.sweep.grid import parse_grid, parse_seeds, points
-from sosr_det.engine.sweep.process import hold_lock, last_error
+from sosr_det.engine.sweep.grid import parse_grid, points
 from sosr_det.engine.sweep.results import direction_of
 from sosr_det.errors import ConfigError, SosrError
 
@@ -81,7 +82,16 @@ def test_bad_grids(settings, message):
         parse_grid(settings)
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,1", "-1", "1;2", "0.5"])
+def test_seeds():
+    assert parse_seeds("3, 1") == (3, 1)
+    assert parse_seeds("0..4") == (0, 1, 2, 3, 4)
+    assert parse_seeds("7,0..1") == (7, 0, 1)
+    assert parse_seeds("2..2") == (2,)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "1,1", "-1", "1;2", "0.5", "0..", "..3", "0...3", "3..0", "0..2,1", "0..99999999999", "²"]
+)
 def test_bad_seeds(text):
     with pytest.raises(ConfigError, match="--seeds"):
         parse_seeds(text)
@@ -474,7 +484,7 @@ def test_a_point_that_another_process_runs_is_left_to_it(training, tmp_path, cap
 SWEEP_OF_ONE = """
 import signal, sys
 from pathlib import Path
-from sosr_det.engine.sweep.process import hold_lock, run_process
+from sosr_det.engine.studies.process import hold_lock, run_process
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 folder = Path(sys.argv[1])
 trial = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
@@ -488,9 +498,12 @@ def sweep_of_one(tmp_path):
     """A process that holds a lock and runs a trial that waits; and the trial's process id."""
     process = subprocess.Popen([sys.executable, "-c", SWEEP_OF_ONE, str(tmp_path)])
     log = tmp_path / "log"
-    wait_until(
-        lambda: log.exists() and log.read_text().endswith("\n") and log.read_text().split()[-1].isdigit()
-    )
+
+    def told():
+        assert process.poll() is None, "the sweep ended"
+        return log.exists() and log.read_text().endswith("\n") and log.read_text().split()[-1].isdigit()
+
+    wait_until(told)
     trial = int(log.read_text().split()[-1])
     yield process, trial
     process.kill()
@@ -512,11 +525,11 @@ def test_a_trial_keeps_its_lock_when_the_sweep_is_killed(sweep_of_one, tmp_path)
 def test_ending_the_sweep_ends_its_trial(sweep_of_one, tmp_path):
     process, _ = sweep_of_one
     process.terminate()
-    assert process.wait(timeout=20) == 143
+    assert process.wait(timeout=60) == 143
     assert can_lock(tmp_path / "x.lock")
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

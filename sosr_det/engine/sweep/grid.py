@@ -67,21 +67,6 @@ def parse_grid(settings: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return grid
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0,1,2`` as numbers.
-
-    Raises:
-        ConfigError: not whole numbers of at least 0, or one given twice.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--seeds expects whole numbers separated by commas, such as 0,1,2; got {text!r}")
-    seeds = tuple(int(part) for part in parts)
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds {text}: a seed is given twice; its runs would be the same")
-    return seeds
-
-
 def points(grid: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[Point]:
     """All points, every combination with the first seed before any with the second.
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
-from sosr_det.engine.run_record import read_run_record
+from sosr_det.engine.studies.records import completed_record, replace_text
 from sosr_det.engine.sweep.grid import Point
-from sosr_det.errors import CheckpointError, ConfigError
+from sosr_det.errors import ConfigError
 
 SCHEMA_VERSION = 1
 JSON_NAME, CSV_NAME = "sweep.json", "sweep.csv"
@@ -26,17 +24,6 @@ _LESS_IS_BETTER = ("ece", "nll", "loss", "error")
 def direction_of(metric: str) -> str:
     """``minimize`` for errors and losses (ECE, NLL, …), ``maximize`` for all else."""
     return "minimize" if metric.rpartition("/")[2].lower() in _LESS_IS_BETTER else "maximize"
-
-
-def completed_record(run_dir: Path) -> dict | None:
-    """The run's record if it ran to its end, else None (also for a record that cannot be read)."""
-    if not (run_dir / RUN_RECORD).is_file():
-        return None
-    try:
-        record = read_run_record(run_dir)
-    except CheckpointError:
-        return None
-    return record if record.get("status") == "completed" else None
 
 
 def metric_value(record: dict, metric: str) -> float:
@@ -124,7 +111,7 @@ def read_sweep(folder: Path) -> dict | None:
 
 def write_sweep(folder: Path, spec: dict, metric: str, rows: Sequence[dict]) -> None:
     """Replace ``sweep.json`` (all there is to know) and ``sweep.csv`` (a line per run)."""
-    _replace(
+    replace_text(
         folder / JSON_NAME,
         json.dumps(
             {
@@ -151,13 +138,7 @@ def write_sweep(folder: Path, spec: dict, metric: str, rows: Sequence[dict]) -> 
                 *(row.get(field, "") for field in ("value", "epoch", "wall_seconds", "error")),
             ]
         )
-    _replace(folder / CSV_NAME, text.getvalue())
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    replace_text(folder / CSV_NAME, text.getvalue())
 
 
 def render(rows: Sequence[dict], metric: str) -> str:

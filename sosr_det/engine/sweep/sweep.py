@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.configs import load_config
-from sosr_det.engine.provenance import text_digest
+from sosr_det.engine.provenance import config_digest, text_digest
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
+from sosr_det.engine.studies.process import hold_lock, last_error, run_process
+from sosr_det.engine.studies.records import completed_record
+from sosr_det.engine.studies.seeds import parse_seeds
 from sosr_det.engine.sweep.checks import require_metric, require_sosr, require_usable_losses
-from sosr_det.engine.sweep.grid import Point, parse_grid, parse_seeds, points
-from sosr_det.engine.sweep.process import hold_lock, last_error, run_process
+from sosr_det.engine.sweep.grid import Point, parse_grid, points
 from sosr_det.engine.sweep.results import (
     collect,
-    completed_record,
     direction_of,
     metric_value,
     read_sweep,
@@ -116,7 +117,7 @@ class _Sweep:
         require_metric(options.metric, base)
         return {
             "config": options.config,
-            "config_digest": text_digest(json.dumps(base.to_dict(), sort_keys=True, default=str)),
+            "config_digest": config_digest(base),
             "grid": {key: list(values) for key, values in self.grid.items()},
             "seeds": list(self.seeds),
             "train_options": {

@@ -1,0 +1,1 @@
+"""What studies of many training runs share: processes and locks, seeds, the records of the runs."""

@@ -1,0 +1,33 @@
+"""What a study reads of its runs, and how it writes its own files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sosr_det.engine.run_record import FILE_NAME, read_run_record
+from sosr_det.errors import CheckpointError
+
+
+def completed_record(run_dir: Path) -> dict | None:
+    """The run's record if it ran to its end, else None (also for a record that cannot be read)."""
+    if not (run_dir / FILE_NAME).is_file():
+        return None
+    try:
+        record = read_run_record(run_dir)
+    except CheckpointError:
+        return None
+    return record if record.get("status") == "completed" else None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that no reader, and no crash, ever meets half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
