@@ -13,6 +13,8 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from torch import Tensor
 
+from sosr_det.evaluation.saved_predictions import Predictions, write_predictions
+
 # How far a sample's probabilities may be from a sum of 1: allows half precision, not logits.
 _SUM_TOLERANCE = 1e-2
 # -log of this stands in for an infinite loss, where float32 softmax gave the label a probability of 0.
@@ -26,6 +28,8 @@ class _Sample(NamedTuple):
     confidence: float  # highest probability
     label_probability: float
     num_classes: int
+    label: int
+    predicted: int  # the highest-scored class, the lowest of equal ones
 
 
 @METRICS.register_module()
@@ -53,6 +57,8 @@ class ClassificationMetric(BaseMetric):
         collect_device: ``'cpu'`` or ``'gpu'``, where distributed runs gather the results.
         prefix: Prefix of the metrics' names, ``'accuracy'`` if None.
         collect_dir: Folder that all ranks share, for gathering with ``collect_device='cpu'``.
+        save_to: File for what was predicted for each image, see :mod:`sosr_det.evaluation.saved_predictions`; rank 0
+            writes it. None: no file.
 
     Raises:
         ValueError: For an unusable option; while evaluating, for scores that are not probabilities (NaN, outside
@@ -68,6 +74,7 @@ class ClassificationMetric(BaseMetric):
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,
+        save_to: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         if isinstance(topk, int) or not topk or any(not isinstance(k, int) or k < 1 for k in topk):
@@ -76,6 +83,9 @@ class ClassificationMetric(BaseMetric):
             raise ValueError(f"num_bins must be a whole number of at least 1, got {num_bins!r}")
         self.topk = tuple(topk)
         self.num_bins = num_bins
+        self.save_to = save_to
+        # One name per image of the data set, from whoever knows it; a metric is not told.
+        self.image_names: Sequence[str] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Reduce each sample to four numbers; ``data_batch`` is not used."""
@@ -94,10 +104,12 @@ class ClassificationMetric(BaseMetric):
         label_scores = scores.gather(1, labels[:, None])
         lower_index = torch.arange(num_classes) < labels[:, None]
         ranks = ((scores > label_scores) | ((scores == label_scores) & lower_index)).sum(dim=1)
+        highest, predicted = scores.amax(dim=1), scores.argmax(dim=1)  # on the CPU the first of equals
+        columns = (ranks, highest, label_scores[:, 0], labels, predicted)
         self.results.extend(
-            _Sample(rank, confidence, probability, num_classes)
-            for rank, confidence, probability in zip(
-                ranks.tolist(), scores.amax(dim=1).tolist(), label_scores[:, 0].tolist(), strict=True
+            _Sample(rank, confidence, probability, num_classes, label, best)
+            for rank, confidence, probability, label, best in zip(
+                *(column.tolist() for column in columns), strict=True
             )
         )
 
@@ -128,7 +140,23 @@ class ClassificationMetric(BaseMetric):
         )
         metrics["nll"] = self._negative_log_likelihood(samples)
         metrics["num_samples"] = len(samples)
+        if self.save_to is not None:
+            self._save(samples)
         return metrics
+
+    def _save(self, samples: list[_Sample]) -> None:
+        names = self.image_names or [str(number) for number in range(len(samples))]
+        if len(names) != len(samples):
+            raise ValueError(f"{len(samples)} of the data set's {len(names)} images were evaluated")
+        write_predictions(
+            self.save_to,
+            Predictions(
+                names,
+                list((self.dataset_meta or {}).get("classes") or ()),
+                [sample.label for sample in samples],
+                [sample.predicted for sample in samples],
+            ),
+        )
 
     def _negative_log_likelihood(self, samples: list[_Sample]) -> float:
         num_zero = sum(sample.label_probability < _SMALLEST_PROBABILITY for sample in samples)
