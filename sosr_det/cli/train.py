@@ -34,11 +34,24 @@ def train(
     ] = None,
     set_depth: Annotated[
         bool,
-        typer.Option("--set-depth", help="With --backbone: take over the weights' depth, and fit the neck to it."),
+        typer.Option(
+            "--set-depth", help="With --backbone: take over the weights' depth, and fit the neck to it."
+        ),
     ] = False,
     classes: Annotated[
         str | None,
-        typer.Option(help="Comma-separated class names of a VOC-format data set; sizes the heads too."),
+        typer.Option(
+            help="Comma-separated class names of a VOC-format data set, or 'scan' to find them in the annotations that "
+            "are trained on; sizes the heads too."
+        ),
+    ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Which epoch is kept: the best on 'val' (a validation set, held out of the training images where the "
+            "config has none; default for VOC data), the best on 'test' (trains on all images, but the test score is "
+            "no honest estimate then), or the 'last' (trains on all). Recorded in run.json."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed. Default: the config's.")] = None,
     total_epochs: Annotated[
@@ -54,6 +67,14 @@ def train(
         typer.Option(
             "--dynamics",
             help="Record after every epoch what the paper's figures show (one more forward pass over the data).",
+        ),
+    ] = False,
+    paired: Annotated[
+        bool,
+        typer.Option(
+            "--paired",
+            help="Augment by (seed, epoch, sample) alone and record digests of all batches, so that runs of one seed "
+            "can be shown to have seen the same; `sosr-det compare` does so.",
         ),
     ] = False,
     no_publish: Annotated[
@@ -88,13 +109,15 @@ def train(
             backbone=backbone,
             allow=allow or [],
             set_depth=set_depth,
-            classes=classes.split(",") if classes else None,
+            classes=classes if classes in (None, "scan") else classes.split(","),
+            select_on=select_on,
             seed=seed,
             total_epochs=total_epochs,
             resume=resume,
             overwrite=overwrite,
             amp=amp,
             dynamics=dynamics,
+            paired=paired,
             publish=not no_publish,
             publish_as=publish_as,
             registry=registry,
@@ -115,16 +138,16 @@ def configs(
     ] = None,
     table: Annotated[
         int | None,
-        typer.Option(help="List one table of the paper (1-7): its rows, its numbers and their configs."),
+        typer.Option(help="List one table of the paper (1-8): its rows, its numbers and their configs."),
     ] = None,
     tables: Annotated[bool, typer.Option("--tables", help="List all tables of the paper.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="With write: the file to save to, or the folder to save it in.")
     ] = None,
 ) -> None:
-    """List the shipped configs, one for every row of the paper's Tables 1-7 among them; print or copy one."""
+    """List the shipped configs, one for every row of the paper's Tables 1-8 among them; print or copy one."""
     from sosr_det.engine.configs import config_names, config_text, near_names, write_config_copy
-    from sosr_det.engine.paper import TABLES, table_text
+    from sosr_det.engine.paper import table_numbers, table_text
     from sosr_det.errors import ConfigError
 
     action, names = _configs_action(words or [])
@@ -132,10 +155,8 @@ def configs(
         raise typer.BadParameter("--out goes with `sosr-det configs write NAME`.")
     if (table is not None or tables) and action != "list":
         raise typer.BadParameter(f"--table and --tables list; they do not go with {action}.")
-    if table is not None and table not in TABLES:
-        raise typer.BadParameter(
-            f"--table {table}: the paper's classification tables are 1 to {max(TABLES)}."
-        )
+    if table is not None and table not in table_numbers():
+        raise typer.BadParameter(f"--table {table}: the paper's tables are 1 to {max(table_numbers())}.")
     if action == "show":
         typer.echo(config_text(names[0])[0], nl=False)
     elif action == "write":
@@ -143,7 +164,7 @@ def configs(
             raise typer.BadParameter("`sosr-det configs write NAME` needs --out FILE.")
         typer.echo(f"wrote {write_config_copy(names[0], out)}")
     elif table is not None or tables:
-        numbers = TABLES if tables else [table]
+        numbers = table_numbers() if tables else [table]
         shown = [text for number in numbers if (text := table_text(number, names[0]))]
         if not shown:
             where = "the paper's tables" if tables else f"Table {table}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,11 +13,16 @@ from typing import Any
 
 from sosr_det.engine.backbone.places import find_backbones
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
-from sosr_det.engine.configs import load_config, walk_dicts
+from sosr_det.engine.configs import load_config
+from sosr_det.engine.learning_rate import learning_rate_scaling
+from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.publishing import publish_name, publish_run
-from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
+from sosr_det.engine.run_record import (
+    FILE_NAME,
+    kept_checkpoint,
+    read_run_record,
+)
 from sosr_det.engine.setup import (
-    apply_classes,
     apply_data_root,
     apply_total_epochs,
     build_runner,
@@ -26,15 +30,22 @@ from sosr_det.engine.setup import (
     init_distributed,
     require_disk_space,
 )
-from sosr_det.errors import CheckpointError, ConfigError, SosrError
+from sosr_det.engine.training_data import choose_data
+from sosr_det.engine.work_dir import (
+    TERMINATED,
+    after_interrupt,
+    claim_work_dir,
+    clean_up_after,
+    is_interrupt,
+    make_folder,
+)
+from sosr_det.errors import ConfigError, SosrError
 from sosr_det.registry.names import publishable_name
 
 logger = logging.getLogger("sosr_det")
 
 # Bytes kept per parameter byte: weights and momentum, in the last, the best and the file being written.
 _CHECKPOINT_FACTOR = 6
-_LONGEST_PATH = 4096  # characters
-_TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell reports it
 
 
 @dataclass
@@ -47,13 +58,15 @@ class TrainOptions:
     backbone: str | None = None
     allow: Sequence[str] = ()
     set_depth: bool = False
-    classes: Sequence[str] | None = None
+    classes: Sequence[str] | str | None = None  # names, or "scan"
+    select_on: str | None = None
     seed: int | None = None
     total_epochs: int | None = None
     resume: bool = False
     overwrite: bool = False
     amp: bool = False
     dynamics: bool = False
+    paired: bool = False
     publish: bool = True
     publish_as: str | None = None
     registry: str | Path | None = None
@@ -76,14 +89,16 @@ def run_training(options: TrainOptions) -> Path:
     cfg = load_config(options.config, options.cfg_options)
     fit_to_device(cfg, options.launcher)
     init_distributed(cfg, options.launcher)
-    backbone, name = _resolve(cfg, options)
+    backbone, name, settings = _resolve(cfg, options)
     work_dir = Path(cfg.work_dir)
-    _claim_work_dir(cfg, work_dir, options)
-    _add_hooks(cfg, options, backbone)
-    created = _make_folder(work_dir)
+    claim_work_dir(cfg, work_dir, resume=options.resume, overwrite=options.overwrite)
+    apply_paired(cfg, options.paired)
+    settings["lr_scaling"] = _say_learning_rate(cfg)
+    _add_hooks(cfg, options, backbone, settings)
+    created = make_folder(work_dir)
     runner = None
     # torchrun and Slurm end processes with SIGTERM: unwind as for Ctrl-C, so that the record says so.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         runner = build_runner(cfg, for_training=True)
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
@@ -94,12 +109,12 @@ def run_training(options: TrainOptions) -> Path:
         for hook in runner.hooks if runner is not None else ():
             if hasattr(hook, "release"):  # the backbone's entry is not used any more
                 hook.release()
-        interrupted = _is_interrupt(error)
+        interrupted = is_interrupt(error)
         remove = created and not worked
-        _clean_up_after(error, work_dir, remove=remove, status="interrupted" if interrupted else "failed")
+        clean_up_after(error, work_dir, remove=remove, status="interrupted" if interrupted else "failed")
         if not interrupted:
             raise
-        advice = _after_interrupt(work_dir, removed=remove)
+        advice = after_interrupt(work_dir, removed=remove)
         if isinstance(error, SystemExit):
             if runner is None or runner.rank == 0:
                 print(f"interrupted; {advice}", file=sys.stderr)
@@ -110,14 +125,16 @@ def run_training(options: TrainOptions) -> Path:
     return work_dir
 
 
-def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
+def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, dict[str, Any]]:
     """Apply the options to the config; all that can be refused without building anything is refused here."""
     stem = Path(options.config).stem
     cfg.work_dir = str(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / stem)
     cfg.launcher = options.launcher
     cfg.resume = options.resume
     apply_data_root(cfg, options.data_root, options.cfg_options)
-    apply_classes(cfg, options.classes)
+    settings, lines = choose_data(cfg, options.classes, options.select_on)
+    for line in lines:
+        _say(line)
     apply_total_epochs(cfg, options.total_epochs)
     if options.seed is not None:
         cfg.randomness = {**cfg.get("randomness", {}), "seed": options.seed}
@@ -147,7 +164,25 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None]:
         record["uri"] = start["uri"]  # the name that it was asked for by, though the tag may have moved
     elif start and start.get("uri"):
         record = {key: value for key, value in start.items() if key != "settled"}
-    return record, name
+    return record, name, settings
+
+
+def _say_learning_rate(cfg: Any) -> dict[str, Any] | None:
+    from mmengine.dist import get_world_size
+
+    scaling = learning_rate_scaling(cfg, get_world_size())
+    if scaling is None:
+        return None
+    _say(scaling.line())
+    return scaling.to_dict()
+
+
+def _say(line: str) -> None:
+    """Print on the main process."""
+    from mmengine.dist import is_main_process
+
+    if is_main_process():
+        print(line, flush=True)
 
 
 def _resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
@@ -204,51 +239,7 @@ def _settle_on_rank_0(
     return value[0], value[1] if rank == 0 else []
 
 
-def _claim_work_dir(cfg: Any, work_dir: Path, options: TrainOptions) -> None:
-    """Never overwrite a run by accident, never "resume" from nothing."""
-    if options.overwrite:
-        replaced = {path.resolve() for path in run_files(work_dir)}
-        for node in walk_dicts(cfg.model):
-            source = node.get("checkpoint")
-            if isinstance(source, str) and "://" not in source and Path(source).resolve() in replaced:
-                raise ConfigError(
-                    f"--overwrite would remove {source}, which this run starts from. Use another --work-dir."
-                )
-    if options.resume and options.overwrite:
-        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one.")
-    if options.resume:
-        _require_resumable(work_dir)
-    elif (work_dir / FILE_NAME).exists() and not options.overwrite:
-        record = read_run_record(work_dir)
-        raise ConfigError(
-            f"{work_dir} already holds a run ({record['status']}, {len(record['epochs'])} epochs recorded). "
-            "Use --resume to continue it, another --work-dir to keep both, or --overwrite to replace it."
-        )
-    elif work_dir.exists() and not work_dir.is_dir():
-        raise ConfigError(f"the work directory {work_dir} is a file.")
-
-
-def _require_resumable(work_dir: Path) -> None:
-    pointer = work_dir / "last_checkpoint"
-    if not pointer.is_file():
-        raise CheckpointError(
-            f"--resume: {pointer} does not exist, so there is nothing to resume in {work_dir}. "
-            "Leave out --resume to start, or name the run's folder with --work-dir."
-        )
-    with pointer.open(errors="replace") as stream:
-        text = stream.read(_LONGEST_PATH + 1).strip()
-    if len(text) > _LONGEST_PATH or any(len(part) > 255 for part in Path(text).parts):
-        raise CheckpointError(f"--resume: {pointer} holds no path, but a text that begins with {text[:40]!r}.")
-    target = Path(text)
-    local = work_dir / target.name
-    if local.is_file():
-        if local.resolve() != target.resolve():  # the folder was moved or copied: never touch the original
-            pointer.write_text(str(local.resolve()))
-    elif not target.is_file():
-        raise CheckpointError(f"--resume: {pointer} names {str(target)!r}, which is not a file.")
-
-
-def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
+def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None, settings: dict[str, Any]) -> None:
     """The hooks that every run carries, whichever config it came from."""
     hooks = list(cfg.get("custom_hooks") or [])
     present = {hook.get("type") for hook in hooks}
@@ -259,6 +250,7 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
         "LossEpochHook",
         "RankZeroBuffersHook",
         "ThroughputHook",
+        "TrainLossPlateauHook",
         "PlainCheckpointHook",
     ):
         if hook not in present:
@@ -280,74 +272,10 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None) -> None:
             "config_name": Path(options.config).stem,
             "backbone": backbone,
             "replace_run": options.overwrite,
+            "settings": settings,
         }
     )
     cfg.custom_hooks = hooks
-
-
-def _make_folder(work_dir: Path) -> bool:
-    """Make the work directory on the main process; True when this run made it and so may remove it."""
-    from mmengine.dist import is_main_process
-
-    if not is_main_process():
-        return False
-    try:
-        work_dir.mkdir(parents=True)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise ConfigError(
-            f"the work directory {work_dir} cannot be made: {error}. Choose another --work-dir."
-        ) from error
-    return True
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    """Ctrl-C or SIGTERM; also where a library turned it into another error, as mmengine's Config.pretty_text does."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt) or (
-            isinstance(cause, SystemExit) and cause.code == _TERMINATED
-        ):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def _after_interrupt(work_dir: Path, *, removed: bool) -> str:
-    if (work_dir / "last_checkpoint").is_file():
-        return "continue with --resume"
-    if removed or not (work_dir / FILE_NAME).exists():
-        return "no step was made and nothing was kept, start again"
-    return "no checkpoint was saved yet, start again with --overwrite"
-
-
-def _clean_up_after(error: BaseException, work_dir: Path, *, remove: bool, status: str) -> None:
-    """Mark a run that had begun as failed or interrupted; remove a folder that holds nothing worth keeping."""
-    from mmengine.dist import is_main_process
-
-    if not is_main_process():
-        return
-    if remove:
-        # Close the log file first: it lives in the folder that goes.
-        for handler in logging.getLogger("mmengine").handlers:
-            handler.close()
-        _forget_visualizers()
-        shutil.rmtree(work_dir, ignore_errors=True)
-        return
-    if (work_dir / FILE_NAME).exists():
-        record = read_run_record(work_dir)
-        if record["status"] == "running":
-            record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
-            write_run_record(work_dir, record)
-
-
-def _forget_visualizers() -> None:
-    """mmengine keeps visualizers by config name and second: the next run must not get a removed one's."""
-    from mmengine.visualization import Visualizer
-
-    for cls in (Visualizer, *Visualizer.__subclasses__()):
-        cls._instance_dict.clear()
 
 
 def _finish(work_dir: Path, name: str | None) -> None:
@@ -357,6 +285,8 @@ def _finish(work_dir: Path, name: str | None) -> None:
         print(
             f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f} ({work_dir / str(best['checkpoint'])})"
         )
+    elif (record.get("selection") or {}).get("on") == "last":
+        print(f"last epoch {record['epochs'][-1]['epoch']}: {kept_checkpoint(work_dir, record)}")
     print(f"run record: {work_dir / FILE_NAME}")
     if name:
         entry = publish_run(work_dir, name)

@@ -1,6 +1,7 @@
 """Hooks that every run of this project carries."""
 
 from sosr_det.engine.hooks.backbone_contract import BackboneContractHook
+from sosr_det.engine.hooks.batch_digest import BatchDigestHook
 from sosr_det.engine.hooks.data_contract import DataContractHook
 from sosr_det.engine.hooks.divergence import DivergenceHook
 from sosr_det.engine.hooks.loss_epoch import LossEpochHook
@@ -12,6 +13,7 @@ from sosr_det.engine.hooks.training_dynamics import TrainingDynamicsHook
 
 __all__ = [
     "BackboneContractHook",
+    "BatchDigestHook",
     "DataContractHook",
     "DivergenceHook",
     "LossEpochHook",

@@ -160,6 +160,9 @@ class RunRecordHook(Hook):
         }
 
     def _write(self, runner) -> None:
+        for part in ("batches", "initial_weights"):  # of a paired run, by BatchDigestHook
+            if part in runner.message_hub.runtime_info:
+                self.record[part] = runner.message_hub.runtime_info[part]
         self.record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._started, 3)
         write_run_record(Path(runner.work_dir), self.record)
 
