@@ -3,7 +3,9 @@
 As COCO does it: objects outside the group are ignored, just as difficult ones are, so that a detection of one is
 neither right nor wrong. For groups by size, a detection that finds nothing is ignored too if its own size is outside
 the group; for the other groups every false positive of the class counts, because nothing says which of them were meant
-for the group. So the AP of a small group is low by its size alone, and recall is the fairer comparison there.
+for the group. So the AP of a small group is low by its size alone, and recall is the fairer comparison there. (COCO
+differs in one thing: of several detections of an object outside the group it ignores the first; here, by VOC's rule for
+difficult objects, all are ignored.)
 
 Sizes are areas in pixels of the image as annotated, pixel-inclusive: COCO's limits of 32 by 32 and 96 by 96 pixels
 (https://cocodataset.org/#detection-eval; a box on a limit belongs to the larger group, so that each belongs to one),

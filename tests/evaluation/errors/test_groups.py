@@ -119,6 +119,7 @@ def test_means_are_over_classes_with_objects():
 
 
 def random_class(seed, overlapping):
+    """Two objects to a place and several detections of each, or one of each and detections of nothing elsewhere."""
     rng = np.random.default_rng(seed)
     truth, found = [], []
     for cell in range(36):
@@ -127,9 +128,10 @@ def random_class(seed, overlapping):
             side = rng.choice([rng.uniform(10, 30), rng.uniform(34, 94), rng.uniform(98, 140)])
             box = np.concatenate([corner, corner + side])
             truth.append((box, rng.random() < 0.2, rng.random() < 0.4))
-            for _ in range(rng.integers(0, 3)):
+            for _ in range(rng.integers(0, 3 if overlapping else 2)):
                 found.append((box + rng.uniform(-0.25, 0.25, 4) * side, rng.random()))
-        found.append((np.concatenate([corner, corner + rng.uniform(10, 140)]) + 3, rng.random()))
+        corner = corner + (3 if overlapping else 1000)
+        found.append((np.concatenate([corner, corner + rng.uniform(10, 140)]), rng.random()))
     return one_class(truth, found)
 
 
@@ -164,8 +166,10 @@ def test_evaluating_what_is_left_gives_the_same(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_pycocotools_gives_the_same_sizes(seed, monkeypatch, capsys):
-    """COCO's AP at IoU 0.5 by size, with objects apart, where COCO's and VOC's matching agree; no difficult ones,
-    which COCO does not have. Its 101 recall levels are put in place of ours."""
+    """COCO's AP at IoU 0.5 by size, with objects apart and found once at most, where COCO's and VOC's matching agree.
+
+    No difficult ones, which COCO does not have. Its 101 recall levels are put in place of ours.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -211,5 +215,5 @@ def test_pycocotools_gives_the_same_sizes(seed, monkeypatch, capsys):
     for i, size in enumerate(COCO_SIZES, 1):
         precision = evaluator.eval["precision"][0, :, 0, i, 0]
         assert groups[size].ap_area == pytest.approx(precision.mean(), abs=1e-9)
-        assert 0.05 < groups[size].ap_area < 1
+        assert 0.02 < groups[size].ap_area < 1
         assert groups[size].recall == pytest.approx(evaluator.eval["recall"][0, 0, i, 0], abs=1e-12)
