@@ -86,7 +86,7 @@ class Array(StandIn):
         return super().real() if self._values is None else self._values
 
 
-class _Function:
+class Function:
     """A function that a pickle may call and cannot alter: unlike a real one it takes no attributes."""
 
     __slots__ = ("_work",)
@@ -144,19 +144,20 @@ def numpy_standins() -> list[tuple[Callable[..., Any], str]]:
     return pairs
 
 
-def _answers() -> dict[str, Any]:
+def plain_answers() -> dict[str, Any]:
+    """What a restricted unpickler's ``find_class`` answers, by ``module.name``: all that plain data needs."""
     answers = {name: each for each, name in numpy_standins()}
     answers |= {f"{core}.numeric._frombuffer": _frombuffer for core in _CORES}
     answers |= {"__builtin__.bytes": empty_bytes, "_codecs.encode": _encode}
     for module in ("builtins", "__builtin__"):
         answers |= {f"{module}.{each.__name__}": each for each in (set, frozenset, bytearray, complex)}
-    return {name: each if isinstance(each, type) else _Function(each) for name, each in answers.items()}
+    return {name: each if isinstance(each, type) else Function(each) for name, each in answers.items()}
 
 
 class _PlainUnpickler(pickle.Unpickler):
     """Python's reader, which asks :meth:`find_class` for every name."""
 
-    _answers = _answers()
+    _answers = plain_answers()
 
     def find_class(self, module: str, name: str) -> Any:
         try:
