@@ -88,12 +88,10 @@ def box_format_of(
             boxes.append(box)
     if not boxes:
         return None
-    known = {
-        (index, position.get(name), *box)
-        for index, name, box in zip(
-            xml.image_index.tolist(), xml.names.tolist(), xml.boxes.tolist(), strict=True
-        )
-    }
+    table = xml.table
+    labels = [position.get(name) for name in table.class_names]
+    rows = zip(table.image_index.tolist(), table.class_index.tolist(), table.boxes.tolist(), strict=True)
+    known = {(index, labels[number], *box) for index, number, box in rows}
     agreeing = {}
     for box_format in BOX_FORMATS:
         candidates = to_voc(corners_of(np.array(boxes, np.float64)), box_format).tolist()
