@@ -44,10 +44,14 @@ def _print_objects(report: VerifyReport) -> None:
     """Of detection data: the splits, then the classes of each."""
     columns = ("objects", "difficult", "truncated")
     width = max(17, *(len(name) + 1 for name in report.objects))
-    heads = "".join(f"{name:>11}" for name in ("images", "published", *columns, "no objects"))
-    typer.echo(f"  {'split':<{width}}{heads}")
+    published = ("published",) if report.entry.splits else ()
+    typer.echo(
+        f"  {'split':<{width}}"
+        + "".join(f"{head:>11}" for head in ("images", *published, *columns, "no objects"))
+    )
     for name, objects in report.objects.items():
-        numbers = [f"{report.found.splits[name].images:,}", _published(report, name)]
+        numbers = [f"{report.found.splits[name].images:,}"]
+        numbers += [_published(report, name)] if published else []
         numbers += [f"{objects.total(column):,}" for column in columns] + [f"{objects.without_objects:,}"]
         typer.echo(f"  {name:<{width}}" + "".join(f"{number:>11}" for number in numbers))
 

@@ -66,19 +66,31 @@ def download_archive(
     """Download an archive to ``target``, which appears only complete and with the published checksum.
 
     Until then the bytes are in ``target`` + ``.part``, which a later call continues (HTTP ``Range``; a server that
-    does not support it is read from the start).
+    does not support it is read from the start). Where the archive's ``url`` does not give it, its mirrors are asked,
+    which continue the same ``.part``: all hold the same file.
 
     Raises:
-        DownloadError: no server, an error status, a transfer that keeps breaking (the ``.part`` file stays), or
-            another checksum (the ``.part`` file is removed).
+        DownloadError: from every place no server, an error status, a transfer that keeps breaking (the ``.part`` file
+            stays), or another checksum (the ``.part`` file is removed).
         OSError: the file cannot be written.
     """
     assert archive.url is not None
     patience = patience or Patience()
+    reasons = []
+    for url in (archive.url, *archive.mirrors):
+        try:
+            _download_from(url, archive, target, patience, progress)
+            return
+        except DownloadError as error:
+            reasons.append(error)
+    raise DownloadError("\n".join(map(str, reasons))) from reasons[0]
+
+
+def _download_from(url: str, archive: Archive, target: Path, patience: Patience, progress: Progress) -> None:
     part = target.with_name(f"{target.name}.part")
     continued = part.exists() and part.stat().st_size > 0
     while True:
-        _fetch(archive.url, part, patience, progress)
+        _fetch(url, part, patience, progress)
         found = file_md5(part, progress)
         if found == archive.md5:
             break
@@ -86,7 +98,7 @@ def download_archive(
         part.unlink()
         if not continued:
             raise DownloadError(
-                f"{archive.url} did not give the published {archive.filename}: {difference}. "
+                f"{url} did not give the published {archive.filename}: {difference}. "
                 "The downloaded file was removed. A proxy or the server may have changed it; try again later."
             )
         continued = False  # the first part may be of another version of the file: once more, from the start

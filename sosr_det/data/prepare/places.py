@@ -80,6 +80,7 @@ def how_to_place(entry: DatasetEntry, archives: Sequence[Archive], places: Place
     for archive in archives:
         lines += [
             f"  {archive.url or archive.filename}",
+            *(f"    or {mirror}" for mirror in archive.mirrors),
             f"    {archive.size / 1e6:,.1f} MB, md5 {archive.md5}"
             + (f" ({archive.md5_source})" if archive.md5_source else ""),
             f"    -> {places.downloads.absolute() / archive.filename}",

@@ -16,7 +16,8 @@ from sosr_det.data.prepare.overlap import identical_images
 from sosr_det.data.prepare.progress import Progress, no_progress
 from sosr_det.data.prepare.report import VerifyReport
 from sosr_det.data.prepare.voc.layout import read_any, read_official
-from sosr_det.data.prepare.voc.verify import VOC_CLASSES, check_devkit
+from sosr_det.data.prepare.voc.verify import check_devkit
+from sosr_det.data.voc_classes import VOC_CLASSES
 from sosr_det.errors import ConfigError
 
 

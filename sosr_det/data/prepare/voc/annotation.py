@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sosr_det.data.prepare.inspection import Problem
 from sosr_det.data.prepare.voc.spelling import suggestion
 from sosr_det.data.voc_xml import VOCAnnotation, VOCObject, parse_voc_xml
 from sosr_det.errors import DataError
+
+_Report = Callable[[str, str], None]  # takes a problem's kind and reason
 
 
 @dataclass
@@ -61,15 +63,13 @@ def check_annotation(
     if root.tag != "annotation":
         problem("malformed", f"its outermost element is <{root.tag[:80]}>, expected <annotation>")
     _note_names(root, identity, checked.notes)
-    truncated = _flags(root, problem)
+    _check_flags(root, problem, checked.notes)
     if annotation.size is None:
         checked.notes.append("no <size>; the image's own is used")
     elif image_size is not None and annotation.size != image_size:
         problem("size", _size_reason(annotation.size, image_size))
     _check_objects(annotation, annotation.size or image_size, classes, problem, checked.notes)
-    checked.objects = [
-        (item.name, item.difficult, cut) for item, cut in zip(annotation.objects, truncated, strict=True)
-    ]
+    checked.objects = [(item.name, item.difficult, bool(item.truncated)) for item in annotation.objects]
     return checked
 
 
@@ -81,19 +81,15 @@ def _note_names(root: ET.Element, identity: str, notes: list[str]) -> None:
         notes.append("<filename> names another file than the list; training goes by the list")
 
 
-def _flags(root: ET.Element, problem) -> list[bool]:
-    """Whether each object is truncated; reports flags that are neither 0 nor 1."""
-    truncated = []
+def _check_flags(root: ET.Element, problem: _Report, notes: list[str]) -> None:
     for number, element in enumerate(root.findall("object"), 1):
-        for tag in ("difficult", "truncated"):
-            text = (element.findtext(tag) or "0").strip()
-            if text not in ("0", "1"):
-                problem(
-                    "flag",
-                    f"object {number} ({element.findtext('name')}): <{tag}> is {text[:80]!r}, expected 0 or 1",
-                )
-        truncated.append((element.findtext("truncated") or "0").strip() not in ("0", ""))
-    return truncated
+        if (text := element.findtext("difficult", "0").strip()) not in ("0", "1"):
+            problem(
+                "flag",
+                f"object {number} ({element.findtext('name')}): <difficult> is {text[:80]!r}, expected 0 or 1",
+            )
+        if element.findtext("truncated", "0").strip() not in ("0", "1"):
+            notes.append("<truncated> is neither 0 nor 1; only the analysis of errors reads it")
 
 
 def _size_reason(written: tuple[int, int], real: tuple[int, int]) -> str:
@@ -109,7 +105,7 @@ def _check_objects(
     annotation: VOCAnnotation,
     size: tuple[int, int] | None,
     classes: Sequence[str] | None,
-    problem,
+    problem: _Report,
     notes: list[str],
 ) -> None:
     if not annotation.objects:
@@ -129,7 +125,7 @@ def _check_objects(
     notes += ["the same box of the same class again"] * sum(count - 1 for count in counts.values())
 
 
-def _check_box(item: VOCObject, where: str, size: tuple[int, int] | None, problem) -> None:
+def _check_box(item: VOCObject, where: str, size: tuple[int, int] | None, problem: _Report) -> None:
     """As :class:`~sosr_det.data.voc.CheckedVOCDataset`: left out if degenerate, else cut off at the border."""
     xmin, ymin, xmax, ymax = map(int, item.box)
     box = f"{where}: box {xmin},{ymin},{xmax},{ymax}"

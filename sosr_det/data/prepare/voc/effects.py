@@ -10,7 +10,7 @@ EFFECTS = {
     "repeated": "training stops",
     "class": "training stops, unless unknown_classes='ignore' leaves such objects out",
     "empty": "training stops when it comes to the image",
-    "undecodable": "training stops when it comes to the image; of one cut off, it may see the rest in grey, unnoticed",
+    "undecodable": "training stops when it comes to the image",
     "size": "boxes are cut off at the border of the size in the XML, not at the image's",
     "degenerate": "the box is left out, and counted in the log (the loss would be infinite)",
     "outside": "the box is left out, and counted in the log",

@@ -10,8 +10,8 @@ from pathlib import Path
 from sosr_det.data.prepare.decoding import format_note, read_image_file, undecodable
 from sosr_det.data.prepare.inspection import Problem
 
-# torchvision's decoders refuse a file that was cut off. OpenCV's, with which detectors train, fill the rest with grey.
-_STRICT = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+# torchvision says what is wrong with these. OpenCV, with which detectors train, says only that it failed.
+_TORCHVISION = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 class SizedImages:
@@ -32,8 +32,7 @@ class SizedImages:
         if isinstance(data, Problem):
             return data, None
         self.digests[file] = hashlib.blake2b(data, digest_size=16).digest()
-        strict = data.startswith(_STRICT)
-        size = _torchvision_size(file, data) if strict else _opencv_size(file, data)
+        size = (_torchvision_size if data.startswith(_TORCHVISION) else _opencv_size)(file, data)
         if isinstance(size, Problem):
             return size, None
         self.sizes[file] = size

@@ -16,13 +16,6 @@ from sosr_det.data.prepare.voc.layout import Devkit
 from sosr_det.data.prepare.voc.spelling import same_but_for_spelling
 from sosr_det.data.prepare.voc.summary import Notes, SplitObjects
 
-_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
-)
-VOC_CLASSES = tuple(_CLASSES.split())
-"""The 20 classes of VOC2007 and VOC2012."""
-
 
 @dataclass
 class DevkitCheck:
