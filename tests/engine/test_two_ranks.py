@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from sosr_det.engine.run_record import read_run_record
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_two_ranks(*arguments, registry, port):
+def run_two_ranks(*arguments, registry):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     environment = {**os.environ, "SOSR_REGISTRY": str(registry), "PORT": str(port), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", str(ROOT / "tools" / arguments[0]), arguments[1], "2", *map(str, arguments[2:])],
@@ -27,7 +31,7 @@ def test_two_ranks_train_and_evaluate_every_sample_once(demo, registry, tmp_path
         "finetune.sh", "demo/resnet18-sosr-pre_sosr_1xb32-6e_demo-cub",
         "--data-root", demo.cub, "--work-dir", tmp_path / "run", "--total-epochs", "1", "--no-publish",
         "--cfg-options", "train_dataloader.batch_size=8", "val_dataloader.batch_size=3",
-        registry=registry, port=29611,
+        registry=registry,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     record = read_run_record(tmp_path / "run")
@@ -42,7 +46,7 @@ def test_an_error_on_rank_0_ends_both(demo, registry, tmp_path):
     result = run_two_ranks(
         "finetune.sh", "demo/resnet18-sosr-pre_sosr_1xb32-6e_demo-cub",
         "--data-root", demo.cub, "--work-dir", tmp_path / "run", "--backbone", "sosr://no-such-backbone",
-        registry=registry, port=29612,
+        registry=registry,
     )  # fmt: skip
     assert result.returncode != 0
     assert "no-such-backbone" in result.stderr
