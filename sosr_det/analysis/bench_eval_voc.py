@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -118,7 +119,8 @@ def bench_peers(data: EvaluationSet, repeats: int = 3, coco: bool = False) -> di
     """
     if repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {repeats}.")
-    from mmdet.evaluation.functional import eval_map
+    with contextlib.redirect_stdout(sys.stderr):  # it says there what it does without
+        from mmdet.evaluation.functional import eval_map
 
     lists = as_mmdet_lists(data)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,45 @@ def registry(
 
     results = bench_registry(entries, repeats)
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
+
+
+@app.command("eval-voc")
+def eval_voc(
+    detections: Annotated[
+        Path | None,
+        typer.Option(help="Folder with comp4_det_<split>_<class>.txt; default: made, of the same size."),
+    ] = None,
+    voc_root: Annotated[
+        Path | None, typer.Option(help="Folder that holds VOC<year>, for --detections.")
+    ] = None,
+    year: Annotated[str, typer.Option(help="Year of the ground truth.")] = "2007",
+    split: Annotated[str, typer.Option(help="Image set of the detections.")] = "test",
+    coco: Annotated[bool, typer.Option("--coco", help="Also COCO AP, ours and pycocotools.")] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Time and memory by number of detections instead.")
+    ] = False,
+    largest: Annotated[int, typer.Option(min=10_000, help="The most detections of --curve.")] = 10_000_000,
+    repeats: Repeats = 3,
+    as_json: AsJson = False,
+) -> None:
+    """VOC AP, 11-point and area in one pass, against MMDetection's `eval_map`; with --curve up to 10 million."""
+    from sosr_det.analysis import bench_eval_voc as bench
+    from sosr_det.errors import ConfigError
+
+    if (detections is None) != (voc_root is None):
+        raise ConfigError("--detections and --voc-root belong together: detections need their ground truth.")
+    if curve:
+        sizes = [10**power for power in range(4, len(str(largest))) if 10**power <= largest]
+        results: dict[str, Any] = {"curve": bench.bench_curve(sizes, repeats)}
+    else:
+        data = (
+            bench.synthetic_detections()
+            if detections is None or voc_root is None
+            else bench.read_devkit_detections(detections, voc_root, year, split)
+        )
+        results = {"peers": bench.bench_peers(data, repeats, coco)}
+        results["peers"]["detections"] = "synthetic" if detections is None else str(detections)
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(bench.report_lines(results)))
 
 
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
