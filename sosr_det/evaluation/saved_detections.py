@@ -80,6 +80,9 @@ def read_detections_file(path: str | Path) -> EvaluationSet:
 def _read(arrays: dict[str, np.ndarray]) -> EvaluationSet:
     class_names = [str(name) for name in arrays["class_names"]]
     ground_truth, detections = {}, {}
+    for what in ("gt_label", "label"):
+        if ((arrays[what] < 0) | (arrays[what] >= len(class_names))).any():
+            raise ValueError(f"{what} goes beyond its {len(class_names)} classes")
     for label, name in enumerate(class_names):
         of_class = arrays["gt_label"] == label
         truncated = arrays["gt_truncated"][of_class]

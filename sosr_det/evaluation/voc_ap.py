@@ -85,6 +85,13 @@ class ClassAP:
     ignored: np.ndarray = field(repr=False)
     all_scores: np.ndarray = field(repr=False)
 
+    def ap_11point_with(self, recall_thresholds: RecallThresholds) -> float:
+        """11-point average precision with this kind of recall thresholds, whatever ``ap_11point`` has."""
+        if not self.num_ground_truth:
+            return math.nan
+        is_tp = self.true_positive[~self.ignored]
+        return _both_aps(is_tp, self.num_ground_truth, recall_thresholds)[0]
+
     @property
     def precision(self) -> np.ndarray:
         """True positives / detections, after each detection that is not ignored, by descending score.
