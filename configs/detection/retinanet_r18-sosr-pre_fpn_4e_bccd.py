@@ -2,7 +2,7 @@
 # Command: tools/train_det.sh detection/retinanet_r18-sosr-pre_fpn_4e_bccd --data-root DIR [--backbone URI]
 # DIR holds VOC2007/{Annotations,ImageSets/Main,JPEGImages}. Not an experiment of the paper.
 # Neck (64 channels), head (2 convolutions) and AdamW are the demo's, sized for a CPU.
-# For your own data: other `classes` (or --classes A,B,C), other list files.
+# For your own data: other `classes` (or --classes A,B,C, or --classes scan to find them), other list files.
 _base_ = "../_base_/models/retinanet_r18_fpn_demo_voc.py"
 classes = ("RBC", "WBC", "Platelets")
 data_root = "data/BCCD/VOCdevkit/"
@@ -32,12 +32,16 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     )
 )
-# Checkpoints are chosen on val, so that test is touched once.
+# Checkpoints are chosen on the data set's own val list, so that test is touched once.
 val_dataloader = dict(
     dataset=dict(
+        _delete_=True,
+        type="CheckedVOCDataset",
         data_root=data_root,
         metainfo=dict(classes=classes),
         ann_file="VOC2007/ImageSets/Main/val.txt",
+        data_prefix=dict(sub_data_root="VOC2007/"),
+        test_mode=True,
         pipeline=test_pipeline,
     )
 )

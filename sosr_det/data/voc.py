@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import json
 import logging
 import os.path as osp
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Literal
 
 import mmcv
+import numpy as np
 from mmengine.fileio import exists, get, isdir, isfile, list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from sosr_det.compat import install_mmcv_ops
-from sosr_det.data.voc_xml import parse_voc_xml
+from sosr_det.data.holdout import check_holdout, holdout_part
+from sosr_det.data.voc_annotations import AnnotationTable, MissingAnnotationError
+from sosr_det.data.voc_dataset.annotations import is_local, other_classes, read_listed
+from sosr_det.data.voc_dataset.images import AUTO, ImageFolder, find_images
+from sosr_det.data.voc_dataset.metainfo import (
+    check_old_style,
+    check_palette,
+    checked_classes,
+    continued_palette,
+)
+from sosr_det.data.voc_dataset.problems import Problems
+from sosr_det.data.voc_dataset.records import build_records, image_bounds, usable_boxes
+from sosr_det.data.voc_dataset.report import VOCLoadReport, examples
 from sosr_det.errors import ConfigError, DataError
 
 install_mmcv_ops()  # mmdet.datasets imports mmcv.ops
@@ -28,50 +40,18 @@ _HOW_TO_GET_DATA = (
     "Set data_root to the folder that holds VOC2007/ and VOC2012/ (usually data/VOCdevkit), or make a small data set "
     "to try things with: sosr-det data demo"
 )
-_NUM_EXAMPLES = 5
-
-
-@dataclass
-class VOCLoadReport:
-    """What loading a VOC data set found and changed. Counts are over the whole image-set list.
-
-    Attributes:
-        num_images: Images in the list.
-        num_images_filtered: Of those, left out by ``filter_cfg`` (no boxes at all, or too small an image).
-        num_boxes: Boxes of the configured classes that are kept, with those marked to be ignored.
-        num_difficult: Of those, marked difficult in the XML.
-        num_ignored_small: Of those, not difficult, but ignored because of ``bbox_min_size``.
-        num_clipped: Of those, cut off at the image's border.
-        num_degenerate: Boxes left out because ``xmax <= xmin`` or ``ymax <= ymin``.
-        degenerate: Where these are: ``(XML file, class, [xmin, ymin, xmax, ymax])``, coordinates as in the file.
-        num_outside: Boxes left out because nothing of them lies inside the image.
-        outside: Where these are, in the same form.
-        unknown_classes: Class names that are not configured, with their number of boxes.
-        boxes_per_class: Kept boxes by configured class, in the configured order.
-    """
-
-    num_images: int = 0
-    num_images_filtered: int = 0
-    num_boxes: int = 0
-    num_difficult: int = 0
-    num_ignored_small: int = 0
-    num_clipped: int = 0
-    num_degenerate: int = 0
-    degenerate: list[tuple[str, str, list[int]]] = field(default_factory=list)
-    num_outside: int = 0
-    outside: list[tuple[str, str, list[int]]] = field(default_factory=list)
-    unknown_classes: dict[str, int] = field(default_factory=dict)
-    boxes_per_class: dict[str, int] = field(default_factory=dict)
+_POLICIES = ("error", "skip")
 
 
 @DATASETS.register_module(force=True)  # sosr_det.register puts a lazy stand-in under this name
 class CheckedVOCDataset(VOCDataset):
-    """MMDetection's ``VOCDataset``, louder: the same records, with every file and box checked on loading.
+    """MMDetection's ``VOCDataset``, louder and faster: the same records, with every file and box checked on loading.
 
     A record is MMDetection's: 0-based integer boxes ``[xmin - 1, ymin - 1, xmax - 1, ymax - 1]``, difficult boxes
     with ``ignore_flag`` 1. On clean data (VOC2007, VOC2012) nothing differs. Otherwise:
 
-    - a missing folder, list, XML file or image, malformed XML and undecodable images are a :class:`DataError`;
+    - a missing folder, list, XML file or image, malformed XML, and an undecodable image whose XML gives no size, are a
+      :class:`DataError`;
     - objects of classes that are not configured are an error (MMDetection skips them);
     - boxes with ``xmax <= xmin`` or ``ymax <= ymin`` are left out (they make ``loss_bbox`` infinite), as are boxes
       wholly outside their image; boxes partly outside are cut off at its border;
@@ -80,10 +60,26 @@ class CheckedVOCDataset(VOCDataset):
     This holds for validation data too: :mod:`sosr_det.evaluation.formats.ground_truth` counts a left-out box as ground
     truth.
 
+    Annotations are read by :func:`sosr_det.data.voc_annotations.read_annotations`, in a fraction of the time of an XML
+    parser per file, and from this user's cache where they have not changed.
+
     Args:
-        img_suffix: Suffix of the image files, with the dot.
-        check_images: Look for each listed image on loading (one call to the file system each).
-        unknown_classes: ``'error'``, or ``'ignore'`` for one warning with the counts.
+        img_suffix: Suffix of the image files, with the dot; or ``'auto'``: whichever image there is of that name (an
+            error if there are several).
+        check_images: Look for each listed image on loading. Their content is not read: ``sosr-det data verify`` does.
+        unknown_classes: Objects of classes that are not configured make their image unusable (``'error'``), or are
+            left out with one warning (``'ignore'``).
+        on_problem: What to do about images that cannot be used: missing or with a bad annotation, or with objects of
+            unknown classes under ``unknown_classes='error'``. ``'error'`` refuses the data set, with all of them
+            counted and the first ones named. ``'skip'`` leaves them out, counted and listed in :attr:`load_report`
+            and in one warning. An image that turns out to be undecodable only when it is used is an error either way
+            (see :meth:`prepare_data`): leaving it out then would change what was announced to be trained on.
+        max_skipped_fraction: More than this share of the images left out is an error even with ``'skip'``; 0 (none)
+            to 1 (any number).
+        holdout: ``dict(fraction=0.05, part='train')`` loads all but about 5 % of the list, ``part='val'`` these 5 %,
+            ``part='all'`` both. Which ones depends on each image's id alone, see
+            :func:`sosr_det.data.holdout.is_held_out`; so the parts of VOC2007's and VOC2012's lists never overlap.
+        annotation_cache: Use the cache. ``SOSR_ANNOTATION_CACHE=0`` turns it off everywhere.
         **kwargs: MMDetection's: ``data_root``, ``ann_file``, ``data_prefix=dict(sub_data_root=...)``, ``metainfo``,
             ``filter_cfg``, ``pipeline``, ``test_mode``, ... ``metainfo=dict(classes=(...))`` sets the classes.
 
@@ -91,7 +87,7 @@ class CheckedVOCDataset(VOCDataset):
         load_report: A :class:`VOCLoadReport`; None until the data is loaded (``lazy_init=True``).
 
     Raises:
-        DataError: As above, and for an image listed twice.
+        DataError: As above, for an image listed twice, and for an empty part.
         ConfigError: For class names given twice or not as a sequence, too short a palette, ``bbox_min_size``
             together with ``test_mode`` (small ground truth would not count), or an unusable option.
 
@@ -104,12 +100,22 @@ class CheckedVOCDataset(VOCDataset):
         img_suffix: str = ".jpg",
         check_images: bool = True,
         unknown_classes: Literal["error", "ignore"] = "error",
+        on_problem: Literal["error", "skip"] = "error",
+        max_skipped_fraction: float = 0.01,
+        holdout: Mapping[str, Any] | None = None,
+        annotation_cache: bool = True,
         **kwargs: Any,
     ) -> None:
         if unknown_classes not in ("error", "ignore"):
             raise ConfigError(f"unknown_classes must be 'error' or 'ignore', got {unknown_classes!r}")
-        if not img_suffix.startswith("."):
-            raise ConfigError(f"img_suffix must start with a dot, such as '.jpg', got {img_suffix!r}")
+        if on_problem not in _POLICIES:
+            raise ConfigError(f"on_problem must be 'error' or 'skip', got {on_problem!r}")
+        if not 0 <= max_skipped_fraction <= 1:
+            raise ConfigError(f"max_skipped_fraction must lie in 0..1, got {max_skipped_fraction!r}")
+        if not img_suffix.startswith(".") and img_suffix != AUTO:
+            raise ConfigError(
+                f"img_suffix must start with a dot, such as '.jpg', or be 'auto', got {img_suffix!r}"
+            )
         if kwargs.get("test_mode") and (kwargs.get("filter_cfg") or {}).get("bbox_min_size") is not None:
             raise ConfigError(
                 "filter_cfg.bbox_min_size cannot be used with test_mode=True: small ground truth would be counted as "
@@ -118,7 +124,12 @@ class CheckedVOCDataset(VOCDataset):
         self.img_suffix = img_suffix
         self.check_images = check_images
         self.unknown_classes = unknown_classes
+        self.on_problem = on_problem
+        self.max_skipped_fraction = max_skipped_fraction
+        self.holdout = check_holdout(holdout)
+        self.annotation_cache = annotation_cache
         self.load_report: VOCLoadReport | None = None
+        self._truncated: dict[str, bytes] = {}
         super().__init__(**kwargs)
         if self._metainfo["classes"] != VOCDataset.METAINFO["classes"]:
             # MMDetection guesses it from the path and then prints VOC's class names beside other classes' results.
@@ -126,31 +137,13 @@ class CheckedVOCDataset(VOCDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        old_style = {"CLASSES", "PALETTE"} & set(metainfo or {})
-        if old_style:
-            raise ConfigError(
-                f"metainfo has {sorted(old_style)}, which nothing reads: write them in lower case"
-            )
+        check_old_style(metainfo)
         loaded = super()._load_metainfo(metainfo)
-        classes = loaded["classes"]
-        if isinstance(classes, str) or not classes or not all(isinstance(name, str) for name in classes):
-            raise ConfigError(
-                f"metainfo.classes must be a sequence of names, or a file with one a line, got {classes!r}"
-                + ("; a single class needs a comma: ('name',)" if isinstance(classes, str) else "")
-            )
-        classes = tuple(classes)
-        duplicates = sorted(name for name, count in Counter(classes).items() if count > 1)
-        if duplicates:
-            raise ConfigError(f"metainfo.classes lists a class twice: {duplicates}")
-        loaded["classes"] = classes
+        loaded["classes"] = checked_classes(loaded["classes"])
         if "palette" in (metainfo or {}):
-            if isinstance(loaded["palette"], list) and len(loaded["palette"]) < len(classes):
-                raise ConfigError(
-                    f"metainfo.palette has {len(loaded['palette'])} colours for {len(classes)} classes; leave it out "
-                    "to have them chosen"
-                )
+            check_palette(loaded["palette"], len(loaded["classes"]))
         else:
-            loaded["palette"] = _palette(len(classes))
+            loaded["palette"] = continued_palette(VOCDataset.METAINFO["palette"], len(loaded["classes"]))
         return loaded
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -161,59 +154,40 @@ class CheckedVOCDataset(VOCDataset):
         """
         classes = self._metainfo["classes"]
         self.cat2label = {name: label for label, name in enumerate(classes)}
-        image_ids = self._read_image_ids()
-        self.load_report = VOCLoadReport(num_images=len(image_ids), boxes_per_class=dict.fromkeys(classes, 0))
-        if self.check_images:
-            self._check_images_exist(image_ids)
-        records = [
-            self.parse_data_info(
-                {
-                    "img_id": image_id,
-                    "file_name": osp.join(self.img_subdir, f"{image_id}{self.img_suffix}"),
-                    "xml_path": self._xml_path(image_id),
-                }
-            )
-            for image_id in image_ids
-        ]
+        listed = self._read_image_ids()
+        image_ids = listed if self.holdout is None else holdout_part(listed, *self.holdout, self.ann_file)
+        images, table, problems = self._read(image_ids)
+        if problems:
+            if self.on_problem == "error":
+                raise problems.refuse()
+            problems.check_limit()
+            usable = [position for position in range(len(images)) if position not in problems]
+            images, table = [images[position] for position in usable], table.take(np.array(usable, np.int64))
+        report = self.load_report = VOCLoadReport(
+            num_listed=len(listed),
+            num_other_part=len(listed) - len(image_ids),
+            num_skipped=len(problems),
+            skipped=problems.listed(),
+            num_images=len(images),
+            boxes_per_class=dict.fromkeys(classes, 0),
+        )
+        boxes = usable_boxes(table, self.cat2label, [image["xml_path"] for image in images], report)
+        records = build_records(table, boxes, images, self.bbox_min_size, report)
+        flags = table.truncated[boxes.rows].tobytes()
+        bounds = image_bounds(table, boxes.rows)
+        self._truncated = {
+            image["img_id"]: flags[start:stop]
+            for image, start, stop in zip(images, bounds[:-1], bounds[1:], strict=True)
+        }
         self._log_report()
         return records
 
-    def parse_data_info(self, img_info: dict[str, Any]) -> dict[str, Any]:
-        """MMDetection's record of one image, from its XML file.
+    def truncated(self, index: int) -> list[bool]:
+        """Whether each of ``get_data_info(index)["instances"]`` is marked truncated: reaches beyond what is seen of it.
 
-        Raises:
-            DataError: If the file is missing or malformed, or gives no size and the image cannot be read either.
+        Kept beside the records, which stay MMDetection's. False where the XML file does not say.
         """
-        xml_path = img_info["xml_path"]
-        try:
-            content = get(xml_path, backend_args=self.backend_args)
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{xml_path}: no such file, but {self.ann_file} lists the image {img_info['img_id']!r}. Expected one "
-                f"XML file per listed image{self._second_column_hint(img_info['img_id'])}. {_HOW_TO_GET_DATA}"
-            ) from error
-        annotation = parse_voc_xml(content, xml_path)
-        img_path = osp.join(self.sub_data_root, img_info["file_name"])
-        width, height = annotation.size or self._decoded_size(img_path, xml_path)
-        instances = []
-        for obj in annotation.objects:
-            if obj.name not in self.cat2label:
-                counts = self.load_report.unknown_classes
-                counts[obj.name] = counts.get(obj.name, 0) + 1
-                continue
-            # As MMDetection: fractions are cut off before anything else.
-            written = [int(value) for value in obj.box]
-            box = self._usable_box(written, width, height, (xml_path, obj.name, written))
-            if box is not None:
-                instances.append(self._instance(obj.name, obj.difficult, box))
-        return {
-            "img_path": img_path,
-            "img_id": img_info["img_id"],
-            "xml_path": xml_path,
-            "height": height,
-            "width": width,
-            "instances": instances,
-        }
+        return [bool(flag) for flag in self._truncated[self.get_data_info(index)["img_id"]]]
 
     def filter_data(self) -> list[dict[str, Any]]:
         """MMDetection's filter (``filter_empty_gt``, ``min_size``), counted."""
@@ -225,8 +199,8 @@ class CheckedVOCDataset(VOCDataset):
         """Record ``idx`` after the pipeline.
 
         Raises:
-            DataError: If the pipeline failed and the image turns out to be missing or undecodable. Any other failure
-                is passed on, with a note that names the image.
+            DataError: If the pipeline failed and the image turns out to be missing or undecodable, whatever
+                ``on_problem`` says. Any other failure is passed on, with a note that names the image.
         """
         try:
             return super().prepare_data(idx)
@@ -290,10 +264,80 @@ class CheckedVOCDataset(VOCDataset):
         repeated = [image_id for image_id, count in Counter(image_ids).items() if count > 1]
         if repeated:
             raise DataError(
-                f"{self.ann_file}: {len(repeated)} images are listed more than once: {_examples(repeated)}. To see "
+                f"{self.ann_file}: {len(repeated)} images are listed more than once: {examples(repeated)}. To see "
                 "images more often in training, wrap the data set in RepeatDataset"
             )
         return image_ids
+
+    def _read(self, image_ids: list[str]) -> tuple[list[dict[str, str]], AnnotationTable, Problems]:
+        """Paths and annotations of the images, each with a size, and what is wrong with which of them."""
+        problems = Problems(self.ann_file, len(image_ids), self.max_skipped_fraction)
+        names = self._image_names(image_ids, problems)
+        folder = osp.join(self.sub_data_root, self.img_subdir)
+        images = [
+            {"img_id": image_id, "img_path": osp.join(folder, name), "xml_path": self._xml_path(image_id)}
+            for image_id, name in zip(image_ids, names, strict=True)
+        ]
+        found = read_listed([i["xml_path"] for i in images], self.backend_args, self.annotation_cache)
+        for position, error in found.problems.items():
+            image = images[position]
+            reason = str(error).removeprefix(f"{image['xml_path']}: ")
+            if isinstance(error, MissingAnnotationError):
+                reason = f"no such file, but {self.ann_file} lists the image {image['img_id']!r}"
+                problems.advice["files"] = (
+                    f"Expected one XML file per listed image{self._second_column_hint(image['img_id'])}. "
+                    f"{_HOW_TO_GET_DATA}"
+                )
+            problems.bad_file(position, image["xml_path"], reason)
+        table = self._with_sizes(images, found.table, problems)
+        if self.unknown_classes == "error":
+            problems.advice["classes"] = (
+                f"Configured: {list(self._metainfo['classes'])}. Correct metainfo=dict(classes=...), or leave these "
+                "objects out with unknown_classes='ignore'"
+            )
+            for position, counts in other_classes(table, self.cat2label).items():
+                problems.unknown_classes(position, images[position]["xml_path"], counts)
+        return images, table, problems
+
+    def _image_names(self, image_ids: list[str], problems: Problems) -> list[str]:
+        """File names in the folder of images; missing ones are problems if they are looked for."""
+        if not self.check_images and self.img_suffix != AUTO:
+            return [f"{image_id}{self.img_suffix}" for image_id in image_ids]
+        path = osp.join(self.sub_data_root, self.img_subdir)
+        if not isdir(path, backend_args=self.backend_args):
+            raise DataError(f"{path}: no such folder; expected the images. {_HOW_TO_GET_DATA}")
+        folder = ImageFolder(path, self.backend_args, is_local(path, self.backend_args))
+        names, wrong = find_images(folder, image_ids, self.img_suffix)
+        problems.advice["images"] = _HOW_TO_GET_DATA
+        for position, reason in wrong.items():
+            problems.bad_image(position, osp.join(path, names[position]), reason)
+        if wrong:
+            image_id = image_ids[min(wrong)]
+            other = folder.other_suffix(image_id)
+            if other and self.img_suffix != AUTO:
+                problems.advice["images"] = f"There is a {image_id}{other}: set img_suffix={other!r}"
+        return names
+
+    def _with_sizes(
+        self, images: list[dict[str, str]], table: AnnotationTable, problems: Problems
+    ) -> AnnotationTable:
+        """The table with sizes from the images themselves where the annotations have none."""
+        unsized = [p for p in np.flatnonzero(table.sizes[:, 0] == 0).tolist() if p not in problems]
+        if not unsized:
+            return table
+        sizes = table.sizes.copy()
+        for position in unsized:
+            img_path, xml_path = images[position]["img_path"], images[position]["xml_path"]
+            reason = self._image_problem(img_path)
+            if reason is not None:
+                problems.bad_file(
+                    position, img_path, f"{reason}, and {xml_path} has no <size> to take its place"
+                )
+                continue
+            content = get(img_path, backend_args=self.backend_args)
+            height, width = mmcv.imfrombytes(content, backend="cv2").shape[:2]
+            sizes[position] = width, height
+        return replace(table, sizes=sizes)
 
     def _second_column_hint(self, image_id: str) -> str:
         if len(image_id.split()) == 2 and exists(
@@ -301,39 +345,6 @@ class CheckedVOCDataset(VOCDataset):
         ):
             return "; this list has a second column, as VOC's lists per class do: use the plain list"
         return ""
-
-    def _check_images_exist(self, image_ids: list[str]) -> None:
-        folder = osp.join(self.sub_data_root, self.img_subdir)
-        if not isdir(folder, backend_args=self.backend_args):
-            raise DataError(f"{folder}: no such folder; expected the images. {_HOW_TO_GET_DATA}")
-        missing = [
-            path
-            for path in (osp.join(folder, f"{image_id}{self.img_suffix}") for image_id in image_ids)
-            if not exists(path, backend_args=self.backend_args)
-        ]
-        if not missing:
-            return
-        stem = missing[0][: -len(self.img_suffix)]
-        others = [
-            s for s in (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".bmp") if s != self.img_suffix
-        ]
-        found = next((s for s in others if exists(stem + s, backend_args=self.backend_args)), None)
-        hint = (
-            f"There is a {osp.basename(stem)}{found}: set img_suffix={found!r}" if found else _HOW_TO_GET_DATA
-        )
-        raise DataError(
-            f"{len(missing)} of the {len(image_ids)} images listed in {self.ann_file} are missing: "
-            f"{_examples(missing)}. {hint}"
-        )
-
-    def _decoded_size(self, img_path: str, xml_path: str) -> tuple[int, int]:
-        problem = self._image_problem(img_path)
-        if problem is not None:
-            raise DataError(f"{img_path}: {problem}, and {xml_path} has no <size> to take its place")
-        height, width = mmcv.imfrombytes(get(img_path, backend_args=self.backend_args), backend="cv2").shape[
-            :2
-        ]
-        return width, height
 
     def _image_problem(self, img_path: str) -> str | None:
         """Why the image cannot be used, or None if it can be read and decoded."""
@@ -349,69 +360,10 @@ class CheckedVOCDataset(VOCDataset):
             return f"the image cannot be decoded ({error})"
         return "the image cannot be decoded" if image is None else None
 
-    def _usable_box(
-        self, box: list[int], width: int, height: int, where: tuple[str, str, list[int]]
-    ) -> list[int] | None:
-        """The box (1-based, inclusive) inside the image, or None if nothing is left; counted in the report."""
-        report = self.load_report
-        xmin, ymin, xmax, ymax = box
-        if xmax <= xmin or ymax <= ymin:
-            report.num_degenerate += 1
-            report.degenerate.append(where)
-            return None
-        clipped = [max(xmin, 1), max(ymin, 1), min(xmax, width), min(ymax, height)]
-        if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-            report.num_outside += 1
-            report.outside.append(where)
-            return None
-        report.num_clipped += clipped != box
-        return clipped
-
-    def _instance(self, name: str, difficult: bool, box: list[int]) -> dict[str, Any]:
-        """MMDetection's record of a box that is 1-based and inclusive."""
-        report = self.load_report
-        report.num_boxes += 1
-        report.boxes_per_class[name] += 1
-        report.num_difficult += difficult
-        small = self.bbox_min_size is not None and min(box[2] - box[0], box[3] - box[1]) < self.bbox_min_size
-        report.num_ignored_small += small and not difficult
-        return {
-            "ignore_flag": int(difficult or small),
-            "bbox": [value - 1 for value in box],
-            "bbox_label": self.cat2label[name],
-        }
-
     def _log_report(self) -> None:
         report = self.load_report
-        classes = list(self._metainfo["classes"])
-        problems = []
-        if report.unknown_classes:
-            counts = ", ".join(
-                f"{name!r} ({count})" for name, count in sorted(report.unknown_classes.items())
-            )
-            if self.unknown_classes == "error":
-                raise DataError(
-                    f"{self.ann_file}: objects of classes that are not configured: {counts}. Configured: {classes}. "
-                    "Correct metainfo=dict(classes=...), or leave these objects out with unknown_classes='ignore'"
-                )
-            problems.append(f"objects of classes that are not configured, left out: {counts}")
-        absent = [name for name, count in report.boxes_per_class.items() if count == 0]
-        if absent:
-            problems.append(f"no boxes of {len(absent)} of the {len(classes)} configured classes: {absent}")
-        if report.num_degenerate:
-            problems.append(
-                f"degenerate boxes (xmax <= xmin or ymax <= ymin), left out: {report.num_degenerate} "
-                f"({_examples([path for path, _, _ in report.degenerate])})"
-            )
-        if report.num_outside:
-            problems.append(
-                f"boxes wholly outside their image, left out: {report.num_outside} "
-                f"({_examples([path for path, _, _ in report.outside])})"
-            )
-        if report.num_clipped:
-            problems.append(f"boxes partly outside their image, cut off at its border: {report.num_clipped}")
-        if problems:
-            text = "\n".join(f"  - {problem}" for problem in problems)
+        if changes := report.changes():
+            text = "\n".join(f"  - {change}" for change in changes)
             print_log(f"{self.ann_file}:\n{text}", logger="current", level=logging.WARNING)
         if self.bbox_min_size is not None:
             num_candidates = report.num_boxes - report.num_difficult
@@ -420,18 +372,3 @@ class CheckedVOCDataset(VOCDataset):
                 f"{num_candidates} boxes that are not difficult into ignored ones",
                 logger="current",
             )
-
-
-def _examples(names: list[str]) -> str:
-    shown = ", ".join(names[:_NUM_EXAMPLES])
-    return shown if len(names) <= _NUM_EXAMPLES else f"{shown}, ... ({len(names)} in all)"
-
-
-def _palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """VOC's colours, continued with distinct ones: a list, since MMDetection takes a tuple for one colour."""
-    colours = list(VOCDataset.METAINFO["palette"])
-    while len(colours) < num_classes:
-        # Steps of the golden ratio around the colour circle never come close to a colour seen before.
-        hue = len(colours) * 0.6180339887498949 % 1
-        colours.append(tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, 0.9)))
-    return colours[:num_classes]

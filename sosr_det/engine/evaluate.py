@@ -1,8 +1,7 @@
-"""Evaluating a checkpoint: strict loading, the config's own metrics, a JSON file with all of them."""
+"""Evaluating a checkpoint: strict loading, the config's own metrics, a record of what was measured and how."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.backbone.source import check_detector
-from sosr_det.engine.configs import load_config
-from sosr_det.engine.run_record import read_run_record
+from sosr_det.engine.configs import bare_type, load_config, walk_dicts
+from sosr_det.engine.inference_settings import InferenceSettings, apply_inference_settings
+from sosr_det.engine.predictions import name_images, save_predictions
+from sosr_det.engine.provenance import dataset_record, utc_now
+from sosr_det.engine.run_record import kept_checkpoint, read_run_record
 from sosr_det.engine.setup import (
+    VOC_TYPES,
     apply_classes,
     apply_data_root,
     build_runner,
     fit_to_device,
     init_distributed,
 )
-from sosr_det.errors import CheckpointError
+from sosr_det.engine.test_record import TEST_FILE, add_to_run, file_digest, fill_truncated, write_test_record
+from sosr_det.errors import CheckpointError, ConfigError
+from sosr_det.evaluation.saved_detections import FILE_NAME as DETECTIONS_FILE
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.names import SCHEME
 
@@ -35,6 +40,7 @@ class TestOptions:
     work_dir: Path | None = None
     data_root: Path | None = None
     classes: Sequence[str] | None = None
+    settings: InferenceSettings = field(default_factory=InferenceSettings)
     show_dir: Path | None = None
     json_out: Path | None = None
     registry: str | Path | None = None
@@ -42,8 +48,36 @@ class TestOptions:
     cfg_options: Sequence[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TestOutcome:
+    """What a test gave.
+
+    Attributes:
+        metrics: by name; average precisions and accuracies as the metric gives them.
+        work_dir: the folder with ``test.json`` and, of a detector, ``detections.npz``.
+        detections: that file, or None: of a classifier, or with a metric that saves none.
+        is_main_process: whether this process is the one that wrote them.
+    """
+
+    __test__ = False
+
+    metrics: dict[str, float]
+    work_dir: Path
+    detections: Path | None
+    is_main_process: bool
+
+
 def run_test(options: TestOptions) -> dict[str, float]:
-    """Evaluate and print; returns the metrics, which are also written to ``work_dir/test.json``.
+    """The metrics of :func:`evaluate_checkpoint`."""
+    return evaluate_checkpoint(options).metrics
+
+
+def evaluate_checkpoint(options: TestOptions) -> TestOutcome:
+    """Evaluate, print and record.
+
+    ``work_dir`` gets ``test.json`` (settings, checkpoint and data by digest, metrics) and, with
+    :class:`~sosr_det.evaluation.voc_metric.VOCDevkitMetric`, ``detections.npz``. The run that the checkpoint lies in
+    gets the same entry under ``tests`` of its ``run.json``.
 
     Raises:
         CheckpointError: not a checkpoint, unsafe, or not this model's weights: every tensor of the model must be
@@ -52,38 +86,108 @@ def run_test(options: TestOptions) -> dict[str, float]:
     """
     if options.registry is not None:
         os.environ["SOSR_REGISTRY"] = str(options.registry)  # the sosr:// loader reads it
-    from mmengine.model import is_model_wrapper
+    from mmengine.model import BaseTTAModel, is_model_wrapper
 
     import sosr_det.register  # noqa: F401
     from sosr_det.registry.safe_load import extract_state_dict
 
     cfg = load_config(options.config, options.cfg_options)
+    if not cfg.get("test_dataloader"):
+        raise ConfigError(
+            f"the config {options.config} has no test_dataloader, so there is nothing to test on."
+        )
     fit_to_device(cfg, options.launcher)
     init_distributed(cfg, options.launcher)
     checkpoint, loaded = _load(options.checkpoint, cfg)
     apply_data_root(cfg, options.data_root, options.cfg_options)
-    apply_classes(cfg, options.classes)
+    apply_classes(cfg, options.classes or _trained_classes(cfg, loaded))
+    used = _apply_settings(cfg, options.settings)
     cfg.launcher = options.launcher
     folder = Path("work_dirs") / Path(options.config).stem if "://" in checkpoint else Path(checkpoint).parent
-    cfg.work_dir = str(options.work_dir or folder / "test")
+    work_dir = Path(options.work_dir or folder / "test")
+    cfg.work_dir = str(work_dir)
     cfg.load_from = checkpoint
     cfg.resume = False
     if options.show_dir is not None:
         _draw_predictions(cfg, options.show_dir)
+    detections = _save_detections(cfg, work_dir / DETECTIONS_FILE)
+    save_predictions(cfg, work_dir)
     runner = build_runner(cfg, for_training=False)
+    name_images(runner)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    require_same_weights(model.state_dict(), extract_state_dict(loaded), checkpoint)
+    detector = model.module if isinstance(model, BaseTTAModel) else model
+    require_same_weights(detector.state_dict(), extract_state_dict(loaded), checkpoint)
     _require_same_classes(loaded, runner, checkpoint)
     metrics = {key: float(value) for key, value in runner.test().items()}
-    if runner.rank == 0:
-        text = json.dumps({"config": options.config, "checkpoint": checkpoint, "metrics": metrics}, indent=1)
-        for path in filter(None, (Path(cfg.work_dir) / "test.json", options.json_out)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n")
-        for key, value in metrics.items():
-            if key.count("/") == 1:  # per-class figures are in the table that the metric printed
-                print(f"{key}: {value:.6f}")
-    return metrics
+    is_main = runner.rank == 0
+    if is_main:
+        if detections is not None:
+            fill_truncated(detections, runner.test_dataloader.dataset)
+        _record(options, checkpoint, used, metrics, runner, work_dir)
+    return TestOutcome(metrics, work_dir, detections, is_main)
+
+
+def _record(
+    options: TestOptions, checkpoint: str, used: dict | None, metrics: dict, runner: Any, work_dir: Path
+) -> None:
+    is_uri = "://" in checkpoint
+    digest = checkpoint.rpartition(":")[2] if is_uri else file_digest(Path(checkpoint))
+    entry = {
+        "date": utc_now(),
+        "config": options.config,
+        "checkpoint": checkpoint,
+        "checkpoint_digest": digest,
+        "data": dataset_record(runner.test_dataloader.dataset),
+        "settings": used,
+        "changed_settings": options.settings.to_dict() if options.settings.changed else None,
+        "cfg_options": list(options.cfg_options),
+        "metrics": metrics,
+    }
+    write_test_record([path for path in (work_dir / TEST_FILE, options.json_out) if path], entry)
+    if not is_uri:
+        add_to_run(Path(checkpoint).parent, {**entry, "checkpoint": Path(checkpoint).name})
+    for key, value in metrics.items():
+        if key.count("/") == 1:  # per-class figures are in the table that the metric printed
+            print(f"{key}: {value:.6f}")
+    print(f"test record: {work_dir / TEST_FILE}")
+
+
+def _apply_settings(cfg: Any, settings: InferenceSettings) -> dict[str, Any] | None:
+    if cfg.get("stage", "detection") == "detection":
+        return apply_inference_settings(cfg, settings)
+    if settings.changed:
+        raise ConfigError(
+            "--tta, --score-threshold, --nms-iou-threshold and --image-scale are for detectors; this config is of the "
+            f"stage {cfg.stage}."
+        )
+    return None
+
+
+def _trained_classes(cfg: Any, loaded: dict) -> Sequence[str] | None:
+    """The classes that a VOC-format detector was trained on, where the config names others; says so."""
+    trained = ((loaded.get("meta") or {}).get("dataset_meta") or {}).get("classes")
+    leaves = [n for n in walk_dicts(cfg.get("test_dataloader")) if bare_type(n.get("type")) in VOC_TYPES]
+    if not trained or not leaves:
+        return None
+    named = [(leaf.get("metainfo") or {}).get("classes") for leaf in leaves]
+    if any(names is not None and tuple(names) == tuple(trained) for names in named):
+        return None
+    from sosr_det.data.voc_classes import VOC_CLASSES
+
+    if None in named and tuple(trained) == tuple(VOC_CLASSES):
+        return None
+    print(f"classes, from the checkpoint: {', '.join(trained)}")
+    return list(trained)
+
+
+def _save_detections(cfg: Any, path: Path) -> Path | None:
+    """Have the config's VOC metric save its detections; None where it has no such metric."""
+    evaluators = cfg.get("test_evaluator")
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        if isinstance(evaluator, dict) and bare_type(evaluator.get("type")) == "VOCDevkitMetric":
+            evaluator["save_to"] = str(path)
+            return path
+    return None
 
 
 def require_same_weights(model_state: dict[str, Any], file_state: dict[str, Any], source: str) -> None:
@@ -109,7 +213,7 @@ def require_same_weights(model_state: dict[str, Any], file_state: dict[str, Any]
 
 
 def _load(source: Path | str, cfg: Any) -> tuple[str, dict]:
-    """Path or pinned URI, and content, of a checkpoint: a file, a run folder (its best epoch) or a detector's URI.
+    """Path or pinned URI, and content, of a checkpoint: a file, a run folder (its kept epoch) or a detector's URI.
 
     In a distributed run every rank must call this; a URI means the same entry on all of them.
     """
@@ -117,7 +221,9 @@ def _load(source: Path | str, cfg: Any) -> tuple[str, dict]:
     from sosr_det.registry.scheme import load_from_sosr
 
     if not str(source).startswith(SCHEME):
-        file = _checkpoint_file(Path(source))
+        file = Path(source)
+        if file.is_dir():
+            file = kept_checkpoint(file, read_run_record(file))
         return str(file), load_state_file(file)
     loaded = load_from_sosr(str(source))
     manifest = Manifest.from_dict(loaded["meta"]["manifest"])
@@ -139,15 +245,6 @@ def _require_same_classes(loaded: dict, runner: Any, checkpoint: str) -> None:
             f"{checkpoint} was trained on the classes {tuple(trained)[:5]}, the test data has {tuple(tested)[:5]}: "
             "the outputs would be read as other classes. Use the same class list, in the same order."
         )
-
-
-def _checkpoint_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    best = (read_run_record(path).get("best") or {}).get("checkpoint")
-    if not best or not (path / best).is_file():
-        raise CheckpointError(f"{path} holds no best checkpoint; name a checkpoint file.")
-    return path / best
 
 
 def _draw_predictions(cfg: Any, folder: Path) -> None:

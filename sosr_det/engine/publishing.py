@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.run_record import FILE_NAME, read_run_record, write_run_record
+from sosr_det.engine.run_record import FILE_NAME, kept_checkpoint, read_run_record, write_run_record
 from sosr_det.errors import CheckpointError
 from sosr_det.registry.config_text import config_values, walk
 from sosr_det.registry.manifest import Preprocessing, Probe
@@ -225,19 +225,7 @@ def _parent(uri: str, digest: str | None, relation: str) -> dict[str, Any]:
 
 
 def _choose_checkpoint(source: Path, record: dict[str, Any]) -> Path:
-    if source.is_file():
-        return source
-    best = (record.get("best") or {}).get("checkpoint")
-    if best:
-        if not (source / best).is_file():
-            raise CheckpointError(
-                f"the run's best checkpoint {source / best} is missing; name another file to export."
-            )
-        return source / best
-    files = sorted(source.glob("epoch_*.pth"), key=lambda p: int(p.stem.rpartition("_")[2]))
-    if not files:
-        raise CheckpointError(f"no checkpoint in {source}: the run stopped before its first one.")
-    return files[-1]
+    return source if source.is_file() else kept_checkpoint(source, record)
 
 
 def _epoch_of(checkpoint: Path, record: dict[str, Any]) -> int | None:

@@ -19,7 +19,7 @@ def write_run_record(work_dir: Path, record: dict[str, Any]) -> Path:
     path = Path(work_dir) / FILE_NAME
     temporary = path.with_name(f".{FILE_NAME}.tmp")
     with open(temporary, "w") as stream:
-        json.dump(_plain(record), stream, indent=1, sort_keys=True, allow_nan=False)
+        json.dump(plain(record), stream, indent=1, sort_keys=True, allow_nan=False)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
@@ -49,6 +49,30 @@ def read_run_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def kept_checkpoint(run_dir: Path, record: dict[str, Any]) -> Path:
+    """The checkpoint that a run is represented by: of the chosen epoch, or the last one where none was chosen.
+
+    Raises:
+        CheckpointError: it is missing, or the run has none yet.
+    """
+    best = (record.get("best") or {}).get("checkpoint")
+    if best:
+        if not (run_dir / best).is_file():
+            raise CheckpointError(
+                f"the run's best checkpoint {run_dir / best} is missing; name another checkpoint file."
+            )
+        return run_dir / best
+    files = sorted(run_dir.glob("epoch_*.pth"), key=lambda path: _number(path))
+    if not files:
+        raise CheckpointError(f"no checkpoint in {run_dir}: the run stopped before its first one.")
+    return files[-1]
+
+
+def _number(path: Path) -> int:
+    digits = path.stem.rpartition("_")[2]
+    return int(digits) if digits.isdigit() else -1
+
+
 def run_files(work_dir: Path) -> list[Path]:
     """What mmengine and this project write into a run's folder: checkpoints, their pointer, the records."""
     patterns = (
@@ -64,16 +88,16 @@ def run_files(work_dir: Path) -> list[Path]:
     return [path for pattern in patterns for path in sorted(Path(work_dir).glob(pattern))]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON types only; NaN and infinities, which JSON lacks, become null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
         return value
     if hasattr(value, "item"):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.configs import walk_dicts
+from sosr_det.engine.configs import bare_type, walk_dicts
 from sosr_det.errors import ConfigError, DataError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+VOC_TYPES = ("CheckedVOCDataset", "VOCDataset", "XMLDataset")  # data sets with one XML file per image
 
 
 def apply_data_root(cfg: Any, data_root: Path | None, overrides: Sequence[str] = ()) -> None:
@@ -74,7 +75,7 @@ def apply_classes(cfg: Any, classes: Sequence[str] | None) -> None:
     changed = 0
     for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for node in walk_dicts(cfg.get(section)):
-            if node.get("type") in ("CheckedVOCDataset", "VOCDataset", "XMLDataset"):
+            if bare_type(node.get("type")) in VOC_TYPES:
                 node["metainfo"] = {"classes": tuple(names)}
                 changed += 1
     if not changed:

@@ -13,6 +13,11 @@ from sosr_det.errors import ConfigError, DataError
 
 PRETRAIN = "pretrain/resnet50_sosr_8xb32-90e_in1k"
 DETECTION = "detection/retinanet_r50-sosr-pre_fpn_1x_voc0712"
+DETECTION_RECIPES = (
+    "detection/retinanet_r50-{}-pre_fpn_1x_voc0712",
+    "detection/retinanet_r50-{}-pre_fpn_paper30e_voc0712",
+    "detection/faster-rcnn_r50-{}-pre_fpn_1x_voc0712",
+)
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -35,29 +40,74 @@ def test_the_two_commands_chain():
 
 
 @pytest.mark.parametrize("other", ["tv", "ce"])
-def test_detection_twins_differ_in_one_line(other):
-    ours = find_config(DETECTION).read_text().splitlines()
-    theirs = find_config(DETECTION.replace("sosr-pre", f"{other}-pre")).read_text().splitlines()
-    differing = [
-        line for line in difflib.ndiff(ours, theirs) if line[0] in "+-" and not line[2:].startswith("#")
-    ]
-    assert len(differing) == 2  # one line out, one in
-    assert all("checkpoint=" in line for line in differing)
+@pytest.mark.parametrize("recipe", DETECTION_RECIPES)
+def test_detection_twins_differ_in_one_line(recipe, other):
+    ours, theirs = (
+        find_config(recipe.format(start))
+        .read_text()
+        .replace(f"_r50-{start}-pre_", "_r50-*-pre_")
+        .splitlines()
+        for start in ("sosr", other)
+    )
+    differing = [line for line in difflib.ndiff(ours, theirs) if line[0] in "+-"]
+    # Comments count too, but for the config's own name: one line out, one in, apart from where that name wraps them.
+    code = [line for line in differing if not line[2:].startswith("#")]
+    assert len(code) == 2
+    assert all("checkpoint=" in line for line in code)
+    words = [" ".join(line.lstrip("# ") for line in text if line.startswith("#")) for text in (ours, theirs)]
+    assert words[0] == words[1]
 
 
-def test_detection_keeps_mmdetections_recipe():
-    ours, theirs = load_config(DETECTION), load_config("mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py")
+@pytest.mark.parametrize("recipe", DETECTION_RECIPES)
+def test_detection_recipes_are_one_apart_from_the_weights(recipe):
+    first, *others = (load_config(recipe.format(start)).to_dict() for start in ("tv", "ce", "sosr"))
+    for cfg in (first, *others):
+        init_cfg = cfg["model"]["backbone"].pop("init_cfg")
+        assert init_cfg["type"] == "Pretrained"
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "faster-rcnn"])
+def test_detection_keeps_mmdetections_recipe(detector):
+    """But for the held-out part of trainval, and the test set being the only thing that is tested on."""
+    ours = load_config(f"detection/{detector}_r50-sosr-pre_fpn_1x_voc0712")
+    theirs = load_config(f"mmdet::pascal_voc/{detector}_r50_fpn_1x_voc0712.py")
     ours, theirs = without_scope(ours.to_dict()), without_scope(theirs.to_dict())
     for key in ("optim_wrapper", "param_scheduler", "train_cfg", "train_pipeline", "test_pipeline"):
         assert ours[key] == theirs[key], key
     for cfg in (ours, theirs):
         cfg["model"]["backbone"].pop("init_cfg")
     assert ours["model"] == theirs["model"]
+    assert ours["train_dataloader"]["dataset"]["times"] == theirs["train_dataloader"]["dataset"]["times"] == 3
     parts = ours["train_dataloader"]["dataset"]["dataset"]["datasets"]
     originals = theirs["train_dataloader"]["dataset"]["dataset"]["datasets"]
     for mine, original in zip(parts, originals, strict=True):
         for key in ("ann_file", "data_prefix", "filter_cfg", "pipeline"):
             assert mine[key] == original[key], key
+        assert mine["holdout"] == {"fraction": 0.05, "part": "train"}
+    for key in ("ann_file", "data_prefix", "pipeline", "test_mode"):
+        assert ours["test_dataloader"]["dataset"][key] == theirs["test_dataloader"]["dataset"][key], key
+    for mine, original in zip(ours["val_dataloader"]["dataset"]["datasets"], originals, strict=True):
+        assert mine["ann_file"] == original["ann_file"]
+        assert mine["pipeline"] == theirs["test_dataloader"]["dataset"]["pipeline"]
+        assert mine["holdout"] == {"fraction": 0.05, "part": "val"}
+        assert "filter_cfg" not in mine
+
+
+def test_the_papers_detection_recipe():
+    cfg = load_config("detection/retinanet_r50-sosr-pre_fpn_paper30e_voc0712")
+    assert cfg.train_cfg.max_epochs == 30
+    assert cfg.optim_wrapper.optimizer.to_dict() == {"type": "Adam", "lr": 1e-5}
+    (scheduler,) = cfg.param_scheduler
+    assert (scheduler.type, scheduler.factor, scheduler.patience) == ("TrainLossPlateauLR", 0.1, 2)
+    data = cfg.train_dataloader.dataset
+    assert (cfg.train_dataloader.batch_size, data.times) == (2, 1)
+    for part in data.dataset.datasets:
+        assert "bbox_min_size" not in part.filter_cfg
+        assert [step.scale for step in part.pipeline if step.type == "Resize"] == [(1024, 608)]
+    assert (cfg.model.backbone.frozen_stages, cfg.model.backbone.norm_eval) == (-1, True)
+    anchors = load_config(DETECTION).model.bbox_head.anchor_generator
+    assert cfg.model.bbox_head.anchor_generator == anchors
 
 
 def without_scope(node):
@@ -118,8 +168,8 @@ def test_overrides_apply():
         "train_dataloader.prefetch_factor=4",
         "optim_wrapper.paramwise_cfg.bias_decay_mult=0",
         "optim_wrapper.type=AmpOptimWrapper",
-        "val_dataloader.dataset.indices=50",
-        "val_dataloader.dataset.metainfo.classes=[a,b]",
+        "test_dataloader.dataset.indices=50",
+        "test_dataloader.dataset.metainfo.classes=[a,b]",
         "train_dataloader.dataset.dataset.datasets.0.ann_file=x.txt",
         "default_hooks.early_stopping.type=EarlyStoppingHook",
         "sync_bn=torch",
@@ -176,9 +226,8 @@ def test_data_root_reaches_every_data_set(tmp_path, monkeypatch):
     (tmp_path / "VOCdevkit").mkdir()
     cfg = load_config(DETECTION)
     apply_data_root(cfg, tmp_path)  # the parent works as well as the devkit itself
-    roots = {d.data_root for d in cfg.train_dataloader.dataset.dataset.datasets} | {
-        cfg.val_dataloader.dataset.data_root
-    }
+    parts = [*cfg.train_dataloader.dataset.dataset.datasets, *cfg.val_dataloader.dataset.datasets]
+    roots = {part.data_root for part in (*parts, cfg.test_dataloader.dataset)}
     assert roots == {f"{tmp_path}/VOCdevkit/"}
     monkeypatch.setenv("SOSR_DATA", str(tmp_path / "VOCdevkit"))
     cfg = load_config(DETECTION)
@@ -192,7 +241,8 @@ def test_classes_reach_data_and_heads():
     cfg = load_config(DETECTION)
     apply_classes(cfg, ["RBC", "WBC", "Platelets"])
     assert cfg.model.bbox_head.num_classes == 3
-    assert cfg.val_dataloader.dataset.metainfo.classes == ("RBC", "WBC", "Platelets")
+    for part in (*cfg.val_dataloader.dataset.datasets, cfg.test_dataloader.dataset):
+        assert part.metainfo["classes"] == ("RBC", "WBC", "Platelets")
     for bad in (["a", "a"], ["a", ""], []):
         with pytest.raises(ConfigError, match="distinct"):
             apply_classes(cfg, bad)

@@ -547,9 +547,16 @@ def test_listing_a_table():
     ]
     assert len(lines) == 5
     assert "77.30±0.02, top-5 93.43±0.01" in run("--table", "3").stdout
-    assert run("--tables").stdout.count("Table ") == 7
+    assert run("--tables").stdout.count("Table ") == 8
     assert run("--tables", "cub200").stdout.count("Table ") == 2
     assert run("cub200", "--table", "7").stdout.count("\n") == 10
+    lines = run("--table", "8").stdout.splitlines()
+    assert lines[2].split()[-3:] == [
+        "mAP",
+        "71.14±0.06",
+        "detection/retinanet_r50-sosr-pre_fpn_paper30e_voc0712",
+    ]
+    assert all(load_config(line.split()[-1]).stage == "detection" for line in lines[1:])
 
 
 def test_show_and_write(tmp_path):
@@ -607,7 +614,7 @@ def test_every_shipped_file_is_shown_by_its_path(name):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("show",), ("write", NAME), ("show", NAME, NAME), ("a", "b"), ("--table", "8"), ("--table", "0"),
+        ("show",), ("write", NAME), ("show", NAME, NAME), ("a", "b"), ("--table", "9"), ("--table", "0"),
         ("show", NAME, "--table", "1"), ("show", NAME, "--out", "x.py"), ("--out", "x.py"),
     ],
 )  # fmt: skip

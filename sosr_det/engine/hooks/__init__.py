@@ -9,6 +9,7 @@ from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from sosr_det.engine.hooks.rank_zero_buffers import RankZeroBuffersHook
 from sosr_det.engine.hooks.record import RunRecordHook
 from sosr_det.engine.hooks.throughput import ThroughputHook
+from sosr_det.engine.hooks.train_loss_plateau import TrainLossPlateauHook, TrainLossPlateauLR
 from sosr_det.engine.hooks.training_dynamics import TrainingDynamicsHook
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "RankZeroBuffersHook",
     "RunRecordHook",
     "ThroughputHook",
+    "TrainLossPlateauHook",
+    "TrainLossPlateauLR",
     "TrainingDynamicsHook",
 ]

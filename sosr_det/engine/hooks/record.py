@@ -33,6 +33,8 @@ class RunRecordHook(Hook):
         stage: ``pretrain``, ``finetune`` or ``detection``.
         config_name: file stem of the config.
         backbone: ``dict(uri=..., digest=...)`` as asked for and as resolved, or None.
+        settings: what else the command line decided, such as ``selection`` and ``lr_scaling``; recorded under these
+            names.
         replace_run: remove the checkpoints of the run that the work directory held, which happens only when the new
             run has passed every check and is about to take its first step.
 
@@ -43,7 +45,12 @@ class RunRecordHook(Hook):
     priority = "LOWEST"  # after the checkpoint hook, so that the best checkpoint is known
 
     def __init__(
-        self, stage: str, config_name: str, backbone: dict | None = None, replace_run: bool = False
+        self,
+        stage: str,
+        config_name: str,
+        backbone: dict | None = None,
+        replace_run: bool = False,
+        settings: dict | None = None,
     ) -> None:
         self.replace_run = replace_run
         self.record: dict[str, Any] = {
@@ -54,9 +61,11 @@ class RunRecordHook(Hook):
             "status": "running",
             "epochs": [],
             "test": None,
+            **(settings or {}),
         }
         self._started = self._epoch_started = time.monotonic()
         self._earlier_seconds = 0.0
+        self._writes = 0
 
     def before_train(self, runner) -> None:
         if not is_main_process():
@@ -72,6 +81,8 @@ class RunRecordHook(Hook):
             self.record["resumed_at_epochs"] = [*earlier.get("resumed_at_epochs", []), runner.epoch]
             self.record["started"] = earlier.get("started")
             self.record["load_from"] = earlier.get("load_from")  # a resumed run has none of its own
+            if earlier.get("tests"):
+                self.record["tests"] = earlier["tests"]
             self._earlier_seconds = earlier.get("wall_seconds") or 0.0
         self.record.setdefault("started", utc_now())
         self.record.setdefault("load_from", runner.cfg.get("load_from"))
@@ -164,7 +175,13 @@ class RunRecordHook(Hook):
             if part in runner.message_hub.runtime_info:
                 self.record[part] = runner.message_hub.runtime_info[part]
         self.record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._started, 3)
-        write_run_record(Path(runner.work_dir), self.record)
+        work_dir = Path(runner.work_dir)
+        if self._writes and (work_dir / FILE_NAME).is_file():
+            tests = read_run_record(work_dir).get("tests")  # `sosr-det test` may have added some meanwhile
+            if tests:
+                self.record["tests"] = tests
+        self._writes += 1
+        write_run_record(work_dir, self.record)
 
 
 def _model_record(model: Any, runner: Any) -> dict:
@@ -194,7 +211,7 @@ def _input_size(runner: Any) -> list[int] | None:
 
 def _interpolation(cfg: Any) -> str:
     """Of the first resize in the validation pipeline; torchvision's default is bilinear."""
-    for step in walk_dicts(cfg.get("val_dataloader")):
+    for step in walk_dicts(cfg.get("val_dataloader") or cfg.get("test_dataloader")):
         if "Resize" in str(step.get("type")):
             return str(step.get("interpolation", "bilinear"))
     return "bilinear"

@@ -1,0 +1,81 @@
+"""Linear scaling of the learning rate with the batch, and the one line that says what it did.
+
+mmengine's ``auto_scale_lr`` multiplies the rate by images per step over ``base_batch_size``
+(https://arxiv.org/abs/1706.02677) and says so in the middle of its start-up log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LearningRateScaling:
+    """What ``auto_scale_lr`` makes of a config's rate.
+
+    Attributes:
+        config_lr: the rate in the config.
+        lr: the rate that training starts from (before warm-up).
+        base_batch_size: images per step that the config's rate is for.
+        batch_size_per_device: images per step on one device.
+        world_size: number of devices.
+        enabled: whether the rate is scaled.
+        accumulated_steps: backward passes per update, which mmengine's scaling leaves out.
+    """
+
+    config_lr: float
+    lr: float
+    base_batch_size: int
+    batch_size_per_device: int
+    world_size: int
+    enabled: bool
+    accumulated_steps: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step, over all devices."""
+        return self.batch_size_per_device * self.world_size
+
+    def line(self) -> str:
+        """One sentence for the terminal."""
+        real = f"{self.world_size} x {self.batch_size_per_device} = {self.batch_size}"
+        start = f"lr {self.config_lr:g} is for {_images(self.base_batch_size)} a step; this run has {real}: "
+        note = ""
+        if self.accumulated_steps > 1:
+            note = f" (accumulative_counts={self.accumulated_steps} is not counted)"
+        if self.batch_size == self.base_batch_size:
+            return f"{start}lr {self.config_lr:g}{note}"
+        if self.enabled:
+            return f"{start}lr {self.lr:g}{note} (off: --cfg-options auto_scale_lr.enable=False)"
+        return f"{start}lr stays {self.config_lr:g}{note} (scale it: --cfg-options auto_scale_lr.enable=True)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for run records."""
+        return asdict(self)
+
+
+def learning_rate_scaling(cfg: Any, world_size: int) -> LearningRateScaling | None:
+    """Read it from a config; None where the config does not say which batch its rate is for, or has no single rate."""
+    scaling = cfg.get("auto_scale_lr") or {}
+    base = scaling.get("base_batch_size")
+    loader, wrapper = cfg.get("train_dataloader") or {}, cfg.get("optim_wrapper") or {}
+    lr = (wrapper.get("optimizer") or {}).get("lr")
+    per_device = loader.get("batch_size")
+    if not base or lr is None or not per_device:
+        return None
+    enabled = bool(scaling.get("enable", False))
+    factor = per_device * world_size / base if enabled else 1.0
+    return LearningRateScaling(
+        lr,
+        lr * factor,
+        base,
+        per_device,
+        world_size,
+        enabled,
+        int(wrapper.get("accumulative_counts") or 1),
+    )
+
+
+def _images(number: int) -> str:
+    return "1 image" if number == 1 else f"{number} images"

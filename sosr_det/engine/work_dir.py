@@ -1,0 +1,128 @@
+"""A run's folder: claimed before it, cleaned up after a failure, told about after an interrupt."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from sosr_det.engine.configs import walk_dicts
+from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
+from sosr_det.errors import CheckpointError, ConfigError
+
+TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell reports it
+
+_LONGEST_PATH = 4096  # characters
+
+
+def claim_work_dir(cfg: Any, work_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Never overwrite a run by accident, never "resume" from nothing."""
+    if overwrite:
+        replaced = {path.resolve() for path in run_files(work_dir)}
+        for node in walk_dicts(cfg.model):
+            source = node.get("checkpoint")
+            if isinstance(source, str) and "://" not in source and Path(source).resolve() in replaced:
+                raise ConfigError(
+                    f"--overwrite would remove {source}, which this run starts from. Use another --work-dir."
+                )
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one.")
+    if resume:
+        _require_resumable(work_dir)
+    elif (work_dir / FILE_NAME).exists() and not overwrite:
+        record = read_run_record(work_dir)
+        raise ConfigError(
+            f"{work_dir} already holds a run ({record['status']}, {len(record['epochs'])} epochs recorded). "
+            "Use --resume to continue it, another --work-dir to keep both, or --overwrite to replace it."
+        )
+    elif work_dir.exists() and not work_dir.is_dir():
+        raise ConfigError(f"the work directory {work_dir} is a file.")
+
+
+def _require_resumable(work_dir: Path) -> None:
+    pointer = work_dir / "last_checkpoint"
+    if not pointer.is_file():
+        raise CheckpointError(
+            f"--resume: {pointer} does not exist, so there is nothing to resume in {work_dir}. "
+            "Leave out --resume to start, or name the run's folder with --work-dir."
+        )
+    with pointer.open(errors="replace") as stream:
+        text = stream.read(_LONGEST_PATH + 1).strip()
+    if len(text) > _LONGEST_PATH or any(len(part) > 255 for part in Path(text).parts):
+        raise CheckpointError(
+            f"--resume: {pointer} holds no path, but a text that begins with {text[:40]!r}."
+        )
+    target = Path(text)
+    local = work_dir / target.name
+    if local.is_file():
+        if local.resolve() != target.resolve():  # the folder was moved or copied: never touch the original
+            pointer.write_text(str(local.resolve()))
+    elif not target.is_file():
+        raise CheckpointError(f"--resume: {pointer} names {str(target)!r}, which is not a file.")
+
+
+def make_folder(work_dir: Path) -> bool:
+    """Make the work directory on the main process; True when this run made it and so may remove it."""
+    from mmengine.dist import is_main_process
+
+    if not is_main_process():
+        return False
+    try:
+        work_dir.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"the work directory {work_dir} cannot be made: {error}. Choose another --work-dir."
+        ) from error
+    return True
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Ctrl-C or SIGTERM; also where a library turned it into another error, as mmengine's Config.pretty_text does."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt) or (
+            isinstance(cause, SystemExit) and cause.code == TERMINATED
+        ):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def after_interrupt(work_dir: Path, *, removed: bool) -> str:
+    if (work_dir / "last_checkpoint").is_file():
+        return "continue with --resume"
+    if removed or not (work_dir / FILE_NAME).exists():
+        return "no step was made and nothing was kept, start again"
+    return "no checkpoint was saved yet, start again with --overwrite"
+
+
+def clean_up_after(error: BaseException, work_dir: Path, *, remove: bool, status: str) -> None:
+    """Mark a run that had begun as failed or interrupted; remove a folder that holds nothing worth keeping."""
+    from mmengine.dist import is_main_process
+
+    if not is_main_process():
+        return
+    if remove:
+        # Close the log file first: it lives in the folder that goes.
+        for handler in logging.getLogger("mmengine").handlers:
+            handler.close()
+        _forget_visualizers()
+        shutil.rmtree(work_dir, ignore_errors=True)
+        return
+    if (work_dir / FILE_NAME).exists():
+        record = read_run_record(work_dir)
+        if record["status"] == "running":
+            record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
+            write_run_record(work_dir, record)
+
+
+def _forget_visualizers() -> None:
+    """mmengine keeps visualizers by config name and second: the next run must not get a removed one's."""
+    from mmengine.visualization import Visualizer
+
+    for cls in (Visualizer, *Visualizer.__subclasses__()):
+        cls._instance_dict.clear()
