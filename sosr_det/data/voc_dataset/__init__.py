@@ -1,0 +1,1 @@
+"""What ``CheckedVOCDataset`` does while it loads, one step a file. Import the module that you need."""
