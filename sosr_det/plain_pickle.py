@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any
 
+from sosr_det.pickle_memo import check_memo
+
 _NUMERIC = re.compile(r"b1|i[1248]|u[1248]|f[248]|c8|c16")
 # Where numpy 1 and numpy 2 say that these functions live.
 _CORES = ("numpy._core", "numpy.core")
@@ -174,9 +176,10 @@ def load_plain(content: bytes, encoding: str = "ASCII") -> Any:
         encoding: of the text in pickles that Python 2 wrote; "latin1" for numpy arrays of Python 2.
 
     Raises:
-        UnpicklingError: it names any other class or function; nothing was called or imported.
+        UnpicklingError: it names any other class or function, or would fill the memory; nothing was called or imported.
         Exception: whatever a damaged pickle makes Python's reader raise.
     """
+    check_memo(content)
     return finish(_PlainUnpickler(io.BytesIO(content), encoding=encoding).load())
 
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 from pickle import UnpicklingError
 from typing import Any
 
+from sosr_det.pickle_memo import check_memo
 from sosr_det.plain_pickle import Function, StandIn, finish, plain_answers
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -95,39 +97,62 @@ class _StorageUnpickler(pickle.Unpickler):
         return saved[1]
 
 
+# The five pickles as torch has written them since 2017, up to the raw numbers; anything else is unpickled.
+_USUAL = re.compile(
+    rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\."  # magic number, protocol
+    rb"\x80\x02}q\x00\(X\x10\x00\x00\x00protocol_versionq\x01M\xe9\x03X\r\x00\x00\x00little_endianq\x02\x88"
+    rb"X\n\x00\x00\x00type_sizesq\x03}q\x04\(X\x05\x00\x00\x00shortq\x05K\x02X\x03\x00\x00\x00intq\x06K\x04"
+    rb"X\x04\x00\x00\x00longq\x07K[\x04\x08]uu\."
+    rb"\x80\x02\(X\x07\x00\x00\x00storageq\x00ctorch\n([A-Za-z0-9]{1,30})\nq\x01X(.\x00\x00\x00[0-9]{1,40})q\x02"
+    rb"X.\x00\x00\x00[a-z0-9:]{1,20}q\x03(?:K(.)|M(..)|J(...[\x00-\x7f]))Ntq\x04Q\."  # type, key, device, length
+    rb"\x80\x02]q\x00X\2q\x01a\.",
+    re.DOTALL,
+)
+
+
 def _load_from_bytes(content: object) -> _Storage:
     """Stands in for ``torch.storage._load_from_bytes``."""
     import numpy as np
 
     if type(content) is not bytes:
         raise UnpicklingError("a tensor's storage is not bytes")
+    usual = _USUAL.match(content)
+    if usual is not None and (name := usual[1].decode("ascii")) in _DTYPES:
+        count, start = int.from_bytes(usual[3] or usual[4] or usual[5], "little"), usual.end()
+    else:
+        name, count, start = _described(content)
+    dtype = np.dtype(_DTYPES[name])
+    if int.from_bytes(content[start : start + 8], "little") != count or len(content) < start + 8:
+        raise UnpicklingError("a tensor's storage has another length than it says")
+    start += 8
+    if len(content) - start != count * dtype.itemsize:
+        raise UnpicklingError("a tensor's storage is truncated")
+    if name == "BFloat16Storage":
+        upper_half = np.frombuffer(content, dtype, offset=start).astype(np.uint32)
+        return _Storage((upper_half << 16).view(np.float32))
+    if name == "BoolStorage":
+        return _Storage(np.frombuffer(content, np.uint8, offset=start) != 0)
+    return _Storage(np.frombuffer(content, dtype, offset=start))
+
+
+def _described(content: bytes) -> tuple[str, int, int]:
+    """Type and length of a storage, and where its numbers start, by unpickling what comes before them."""
     stream = io.BytesIO(content)
-    reader = None
-    parts = []
+    end = 0
+    parts, readers = [], []
     for _ in range(5):
-        reader = _StorageUnpickler(stream)
-        parts.append(reader.load())
-        if len(parts) == 4:
-            described = reader
+        end = check_memo(content, end)
+        readers.append(_StorageUnpickler(stream))
+        parts.append(readers[-1].load())
     magic, protocol, system, storage, keys = parts
     if magic != _MAGIC or protocol != _PROTOCOL or type(system) is not dict:
         raise UnpicklingError("a tensor's storage is not in torch.save's old format")
     if not system.get("little_endian", True):
         raise UnpicklingError("a tensor's storage was written on a big-endian machine")
-    if type(storage) is not _StorageType or keys != [described.key]:
+    described = readers[3]
+    if type(storage) is not _StorageType or type(keys) is not list or keys != [described.key]:
         raise UnpicklingError("a tensor's storage holds something else than one storage")
-    dtype = np.dtype(_DTYPES[described.name])
-    raw = stream.read()
-    if len(raw) < 8 or int.from_bytes(raw[:8], "little") != described.count:
-        raise UnpicklingError("a tensor's storage has another length than it says")
-    if len(raw) - 8 != described.count * dtype.itemsize:
-        raise UnpicklingError("a tensor's storage is truncated")
-    values = np.frombuffer(raw, dtype, offset=8)
-    if described.name == "BFloat16Storage":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    elif described.name == "BoolStorage":
-        values = np.frombuffer(raw, np.uint8, offset=8) != 0
-    return _Storage(values)
+    return described.name, described.count, stream.tell()
 
 
 class Tensor(StandIn):
@@ -213,7 +238,9 @@ def load_with_tensors(content: bytes) -> Any:
     Tensors, also those of a GPU, and MMDetection's ``HorizontalBoxes`` come back as read-only numpy arrays.
 
     Raises:
-        UnpicklingError: it names any other class or function; nothing was called or imported.
+        UnpicklingError: it names any other class or function, or would fill the memory; nothing was called or
+            imported.
         Exception: whatever a damaged pickle makes Python's reader raise.
     """
+    check_memo(content)
     return finish(_TensorUnpickler(io.BytesIO(content)).load())
