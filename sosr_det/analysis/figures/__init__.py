@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sosr_det.analysis.figures.curves import draw_curves
-from sosr_det.analysis.figures.fig1 import draw_figure_1
-from sosr_det.analysis.figures.fig2 import draw_figure_2
-from sosr_det.analysis.figures.fig3 import draw_figure_3
-from sosr_det.analysis.figures.reliability import draw_reliability
-from sosr_det.analysis.figures.runs import load_groups
 from sosr_det.errors import ConfigError
 
 __all__ = ["draw_figures", "require_folder"]
@@ -29,6 +23,14 @@ def draw_figures(runs: Iterable[Path], folder: Path, labels: Sequence[str] | Non
         CheckpointError, ConfigError: see :func:`sosr_det.analysis.figures.runs.load_groups` and
             :func:`require_folder`.
     """
+    # Here, because other figures use this room's canvas without the training records, which need torch to read.
+    from sosr_det.analysis.figures.curves import draw_curves
+    from sosr_det.analysis.figures.fig1 import draw_figure_1
+    from sosr_det.analysis.figures.fig2 import draw_figure_2
+    from sosr_det.analysis.figures.fig3 import draw_figure_3
+    from sosr_det.analysis.figures.reliability import draw_reliability
+    from sosr_det.analysis.figures.runs import load_groups
+
     require_folder(folder)
     groups = load_groups(runs, labels)
     drawers = (draw_figure_1, draw_figure_2, draw_figure_3, draw_reliability, draw_curves)
