@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from sosr_det.errors import DataError
+from sosr_det.evaluation.formats import devkit
 from sosr_det.evaluation.formats.devkit import read_detections
 from sosr_det.evaluation.formats.ground_truth import read_ground_truth
-from sosr_det.evaluation.formats.voc_folder import read_image_set
+from sosr_det.evaluation.formats.voc_folder import find_voc_folder, image_set_file, read_image_set
 from sosr_det.evaluation.voc_ap import evaluate_voc
 
 
@@ -224,3 +226,140 @@ def test_real_detections_with_exact_recall_levels(yolov2):
     assert plant.ap_11point == pytest.approx(float(expected), abs=1e-12)
     assert plant.ap_11point - golden["ap_11point"]["pottedplant"] == pytest.approx(0.0011240453839, abs=1e-12)
     assert result.map_11point == pytest.approx(0.7214368051042481, abs=1e-9)
+
+
+# --- reading in blocks
+
+
+def both_ways(monkeypatch, path, index_of):
+    """What the fast and the line-by-line reader make of a file: arrays, or the message of the error."""
+    results = []
+    for fast in (True, False):
+        with monkeypatch.context() as patch:
+            if not fast:
+                patch.setattr(devkit, "_whole_block", lambda *_: None)
+            try:
+                found = devkit.read_detection_file(path, index_of)
+                results.append((found.image_index.tolist(), found.boxes.tolist(), found.scores.tolist()))
+            except DataError as error:
+                results.append(str(error))
+    return results
+
+
+@pytest.mark.parametrize("block", [1, 40, 1 << 20])
+def test_fast_and_line_by_line_readers_agree(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(devkit, "_BLOCK", block)
+    rng = random.Random(block)
+    ids = ["000001", "2008_000002", "x", "7"]
+    index_of = {each.encode(): number for number, each in enumerate(ids)}
+    fields = ["7", "0.25", "-1e-3", "+3.", ".5", "1E2", "12345678901234567890", "0.1234567890123456789"]
+    odd = ["nan", "-inf", "1_0", "high", "1,5", "0x1", "", "1 2", "\u0661", "1\x00", "1e999"]
+    outcomes = set()
+    for _ in range(150):
+        lines = []
+        for _ in range(rng.randrange(6)):
+            numbers = [rng.choice(fields) for _ in range(5)]
+            if rng.random() < 0.15:
+                numbers[rng.randrange(5)] = rng.choice(odd)
+            image = rng.choice(ids if rng.random() < 0.97 else ["unknown"])
+            lines.append(rng.choice([" ", "\t", "  "]).join([image, *numbers]) + rng.choice(["", " ", "\r"]))
+            lines += [""] * rng.randrange(2)
+        path = tmp_path / "f.txt"
+        path.write_bytes(("\n".join(lines) + rng.choice(["", "\n"])).encode())
+        fast, slow = both_ways(monkeypatch, path, index_of)
+        assert fast == slow
+        outcomes.add(type(fast))
+    assert outcomes == {tuple, str}
+
+
+def test_line_numbers_count_over_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(devkit, "_BLOCK", 50)
+    lines = ["a 0.5 1 1 2 2"] * 40
+    lines[30] = "a 0.5 1 1 2"
+    (tmp_path / "f.txt").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"f.txt:31: expected 6 fields"):
+        devkit.read_detection_file(tmp_path / "f.txt", {b"a": 0})
+
+
+def test_fields_do_not_move_from_line_to_line(tmp_path):
+    """Five fields and then seven are twelve, and the image has a number for a name: still an error."""
+    (tmp_path / "f.txt").write_text("7 0.5 1 1 2\n7 7 0.5 1 1 2 2\n")
+    with pytest.raises(DataError, match=r"f.txt:1: expected 6 fields .* got 5"):
+        devkit.read_detection_file(tmp_path / "f.txt", {b"7": 0})
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    (tmp_path / "f.txt").write_text("a 0.5 1 1 2 2\n", encoding="utf-8-sig")
+    assert len(devkit.read_detection_file(tmp_path / "f.txt", {b"a": 0})) == 1
+
+
+def test_lines_without_end_are_refused(tmp_path):
+    (tmp_path / "f.txt").write_bytes(b"a 0.5 1 1 2 2\n" + b"9" * (3 << 20))
+    with pytest.raises(DataError, match=r"f.txt:2: the line has more than 65536 bytes") as caught:
+        devkit.read_detection_file(tmp_path / "f.txt", {b"a": 0})
+    assert len(str(caught.value)) < 500
+
+
+def test_detections_of_another_split_are_said_to_be(kit):
+    (kit / "comp4_det_test_cat.txt").write_text("b01 0.5 1 1 2 2\n" + "c1 0.5 1 1 2 2\nc2 0.5 1 1 2 2\n")
+    with pytest.raises(
+        DataError, match=r"cat.txt:2: image 'c1' .* 2 of the file's 3 lines .* another split or year"
+    ):
+        read_detections(kit, ["b01", "a02"], ["cat", "dog"])
+    (kit / "comp4_det_test_cat.txt").write_text("b01 0.5 1 1 2 2\n" * 3 + "c1 0.5 1 1 2 2\n")
+    with pytest.raises(DataError, match=r"1 of the file's 4 lines name unknown images$"):
+        read_detections(kit, ["b01", "a02"], ["cat", "dog"])
+
+
+def test_a_missing_class_may_count_as_empty(kit):
+    found = read_detections(kit, ["b01", "a02"], ["cat", "owl"], missing_class="empty")
+    assert {name: len(each) for name, each in found.items()} == {"cat": 2, "owl": 0}
+    with pytest.raises(DataError, match="no detection file for 1 of 1 classes"):  # that is no evaluation
+        read_detections(kit, ["b01", "a02"], ["owl"], missing_class="empty")
+    with pytest.raises(ValueError, match="missing_class"):
+        read_detections(kit, ["b01", "a02"], ["cat"], missing_class="skip")
+
+
+def test_the_files_name_themselves(kit):
+    assert devkit.choose_file_name(kit, "test") == ("comp4_det_test_{}.txt", ["cat", "dog"])
+    with pytest.raises(
+        DataError, match=r"no detection file of the split 'val'.*comp4_det_test_cat.txt.*another split"
+    ):
+        devkit.choose_file_name(kit, "val")
+    (kit / "comp3_det_test_cat.txt").write_text("")
+    with pytest.raises(DataError, match=r"more than one kind.*comp3_det_test_\{\}.txt \(1 classes\)"):
+        devkit.choose_file_name(kit, "test")
+    for path in kit.glob("comp*"):
+        path.unlink()
+    (kit / "cat.txt").write_text("")
+    with pytest.raises(DataError, match=r"there is cat.txt, test.txt: give the file name with \{\}"):
+        devkit.choose_file_name(kit, "test")
+
+
+# --- the folder
+
+
+def test_the_folder_of_a_year_is_found(tmp_path):
+    folder = tmp_path / "data" / "VOCdevkit" / "VOC2007"
+    for part in ("Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    for root in (folder.parent, folder.parents[1], folder):
+        assert find_voc_folder(root, "2007") == folder
+    with pytest.raises(
+        DataError, match=r"no VOC2012 in it. Looked for Annotations/ and ImageSets/Main/ in: .*VOC2012"
+    ):
+        find_voc_folder(folder.parent, "2012")
+    with pytest.raises(DataError, match="no VOC2012 in it"):  # not another year's folder
+        find_voc_folder(folder, "2012")
+    with pytest.raises(DataError, match="no such folder"):
+        find_voc_folder(tmp_path / "nowhere", "2007")
+    folder.rename(tmp_path / "mine")
+    assert find_voc_folder(tmp_path / "mine", "2007") == tmp_path / "mine"
+
+
+def test_a_missing_split_names_those_that_are_there(tmp_path):
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    for name in ("train", "val", "cat_train"):
+        (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text("")
+    with pytest.raises(DataError, match=r"test.txt: no such file. Splits that are there: train, val$"):
+        image_set_file(tmp_path, "test")
