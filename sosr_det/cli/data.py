@@ -141,8 +141,8 @@ def verify(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="For voc-format: its class names, separated by commas. Default: those that the annotations have, "
-            "with names that differ only in spelling as problems.",
+            help="For voc-format: its class names, separated by commas, or 'scan' (the default) for those that the "
+            "annotations have, with names that differ only in spelling as problems.",
             show_default=False,
         ),
     ] = None,
@@ -182,7 +182,7 @@ def verify(
 
 
 def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",")]
+    return None if text in (None, "scan") else [name.strip() for name in text.split(",")]
 
 
 def _root(asked: Path | None) -> Path:
@@ -238,11 +238,15 @@ def _print_prepared(prepared: PreparedDataset, root: Path) -> None:
 
 
 def training_command(config_tag: str, folder: Path) -> str:
-    """The command that trains a shipped config on a data set; configs with SOSR first."""
+    """The command that trains a shipped config on a data set.
+
+    Configs with SOSR first; of detectors, the paper's with torchvision's weights, which needs no backbone of one's own.
+    """
     from sosr_det.engine.configs import config_names
 
     names = [name for name in config_names() if name.rpartition("_")[2] == config_tag]
     if not names:
         return f"sosr-det configs {config_tag}  (lists the configs for it)"
-    name = next((name for name in names if "_sosr_" in name), names[0])
+    preferred = ("_sosr_", "/retinanet_r50-tv-pre_fpn_1x")
+    name = next((name for part in preferred for name in names if part in name), names[0])
     return f"sosr-det train {name} --data-root {shlex.quote(str(folder))}"

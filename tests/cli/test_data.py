@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sosr_det.cli.data import DatasetName, training_command
+from sosr_det.cli.data import DatasetName, VerifiedName, training_command
 from sosr_det.cli.main import main
 from sosr_det.data.prepare import Archive, OfficialSplit, catalogue, dataset_entry
 
@@ -168,8 +168,57 @@ def test_demo_data_passes_as_a_subset(capsys, tmp_path):
             }
 
 
+@pytest.fixture
+def own_data(tmp_path):
+    """A data set in VOC format with two images; the second one's 30 boxes have no area, and one class is misspelt."""
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    (tmp_path / "own/ImageSets/Main/train.txt").write_text("a\nb\n")
+    item = "<object><name>{}</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>7</ymax></bndbox></object>"
+    contents = {"a": item.format("cell", 7), "b": item.format("cell", 2) * 30 + item.format("Cell", 7)}
+    for number, (name, content) in enumerate(contents.items()):
+        image = cv2.imencode(".jpg", np.full((8, 8, 3), number, np.uint8))[1].tobytes()
+        (tmp_path / f"own/JPEGImages/{name}.jpg").write_bytes(image)
+        size = "<size><width>8</width><height>8</height></size>"
+        (tmp_path / f"own/Annotations/{name}.xml").write_text(f"<annotation>{size}{content}</annotation>")
+    return tmp_path / "own"
+
+
+def test_verify_of_ones_own_detection_data(capsys, own_data):
+    code, out, _ = run(capsys, "data", "verify", "voc-format", "--root", own_data)
+    assert code == 1
+    assert re.search(
+        r"split +images +objects +difficult +truncated +no objects\n +train +2 +32 +0 +0 +0\n", out
+    )
+    assert re.search(r"  Cell +1 \(1\)\n  cell +31 \(2\)\n", out)
+    assert "31 problems (30 degenerate, 1 spelling):" in out
+    assert "'Cell' (1 objects) looks like 'cell' (31)" in out  # not lost behind the thirty
+    assert "… and 11 more (--max-problems)" in out
+    assert re.search(r"what training does about them:\n  degenerate  the box is left out", out)
+    code, out, _ = run(
+        capsys, "data", "verify", "voc-format", "--root", own_data, "--classes", "scan", "--json"
+    )
+    report = json.loads(out)
+    assert (code, len(report["problems"]), report["problem_count"]) == (1, 31, 31)  # all of them
+    assert set(report["effects_on_training"]) == {"degenerate", "spelling"}
+    assert report["splits"]["train"]["objects_by_class"]["Cell"] == {
+        "objects": 1,
+        "difficult": 0,
+        "truncated": 0,
+        "images": 1,
+    }
+    (own_data / "Annotations/b.xml").write_text((own_data / "Annotations/a.xml").read_text())
+    code, out, _ = run(
+        capsys, "data", "verify", "voc-format", "--root", own_data, "--classes", "cell, nucleus"
+    )
+    assert (code, "ok: nothing is wrong" in out) == (0, True)
+    assert "note: no objects of 1 of the 2 classes: nucleus" in out
+    assert run(capsys, "data", "verify", "voc", "--root", own_data, "--classes", "cell")[0] == 1
+
+
 def test_names_are_those_of_the_catalogue():
     assert [name.value for name in DatasetName] == list(catalogue.CATALOGUE)
+    assert [name.value for name in VerifiedName] == [*catalogue.CATALOGUE, catalogue.VOC_FORMAT.name]
 
 
 def test_training_commands_name_configs_that_exist(tmp_path):
@@ -182,6 +231,7 @@ def test_training_commands_name_configs_that_exist(tmp_path):
         else:
             assert command.startswith(f"sosr-det configs {entry.config_tag}")
     assert "_sosr_" in training_command("in1k", tmp_path)
+    assert "retinanet_r50-tv-pre_fpn_1x_voc0712 " in training_command("voc0712", tmp_path)
     assert training_command("no-such-data", tmp_path).startswith("sosr-det configs no-such-data")
 
 

@@ -87,8 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+def serve() -> Iterator[Server]:
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -96,6 +95,10 @@ def server() -> Iterator[Server]:
         server.released.set()
         server.shutdown()
         thread.join()
+
+
+server_fixture = pytest.fixture(serve, name="server")
+mirror_fixture = pytest.fixture(serve, name="mirror")
 
 
 def archive_at(url: str, content: bytes = CONTENT) -> Archive:
@@ -294,7 +297,89 @@ def test_a_slow_name_server_counts_as_contact_time(tmp_path, monkeypatch):
     released.set()
 
 
+# ---- mirrors ----
+
+
+def with_mirrors(url: str, *mirrors: str) -> Archive:
+    return dataclasses.replace(archive_at(url), mirrors=mirrors)
+
+
+def test_a_mirror_is_not_asked_while_the_first_place_answers(server, mirror, tmp_path):
+    download_archive(with_mirrors(server.url, mirror.url), tmp_path / "file.bin", patience=QUICK)
+    assert ((tmp_path / "file.bin").read_bytes(), mirror.ranges) == (CONTENT, [])
+
+
+@pytest.mark.parametrize("trouble", ["no server", "not found", "another file"])
+def test_a_mirror_gives_what_the_first_place_does_not(server, mirror, tmp_path, trouble):
+    url = f"http://127.0.0.1:{closed_port()}/file.bin" if trouble == "no server" else server.url
+    server.statuses = [404] if trouble == "not found" else []
+    server.content = b"something else" if trouble == "another file" else CONTENT
+    archive = with_mirrors(url, f"http://127.0.0.1:{closed_port()}/file.bin", mirror.url)
+    download_archive(archive, tmp_path / "file.bin", patience=QUICK)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_mirror_goes_on_where_the_first_place_broke_off(server, mirror, tmp_path):
+    server.cut_after, server.supports_range = [100_000] * 9, False
+    download_archive(with_mirrors(server.url, mirror.url), tmp_path / "file.bin", patience=QUICK)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert mirror.ranges == ["bytes=100000-"]
+
+
+def test_when_no_place_gives_it_each_says_why(server, mirror, tmp_path):
+    mirror.content = b"something else"
+    archive = with_mirrors(f"http://127.0.0.1:{closed_port()}/file.bin", server.url, mirror.url)
+    server.statuses = [404]
+    with pytest.raises(DownloadError) as error:
+        download_archive(archive, tmp_path / "file.bin", patience=QUICK)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    for line, (url, reason) in zip(
+        lines,
+        (
+            (archive.url, "Connection refused"),
+            (server.url, "404"),
+            (mirror.url, "did not give the published"),
+        ),
+        strict=True,
+    ):
+        assert url in line
+        assert reason in line
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- through prepare_dataset ----
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_voc_without_network_says_which_files_to_bring(tmp_path, monkeypatch, there):
+    """The real catalogue: every place, size, checksum and target of what is missing, and the command to run then."""
+
+    def refused(*_, **__):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    entry = dataset_entry("voc")
+    root = tmp_path / "data"
+    root.mkdir()
+    for archive in entry.archives[:there]:  # brought already
+        (root / archive.filename).write_bytes(b"x")
+        replaced = dataclasses.replace(archive, md5=hashlib.md5(b"x").hexdigest())
+        entry = dataclasses.replace(entry, archives=(replaced, *entry.archives[1:]))
+    monkeypatch.setattr(catalogue, "CATALOGUE", {"voc": entry})
+    with pytest.raises(DataError) as error:
+        prepare_dataset("voc", root)
+    message = str(error.value)
+    assert "name resolution" in message
+    for archive in entry.archives[there:]:
+        for needed in (archive.url, *archive.mirrors, archive.md5, f"{archive.size / 1e6:,.1f} MB"):
+            assert needed in message
+        assert f"-> {root / archive.filename}" in message
+        assert len(archive.mirrors) == 1
+    for archive in entry.archives[:there]:
+        assert archive.md5 not in message
+    assert f"sosr-det data prepare voc --root {root}" in message
 
 
 @functools.cache  # a zip holds the time, so making it twice may give other bytes

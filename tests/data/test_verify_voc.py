@@ -169,7 +169,7 @@ CORRUPTIONS = {
     "missing XML": (put(XML, None), [("missing", XML)], "train.* lists it", []),
     "malformed XML": (put(XML, xml("000002", thing())[:-9]), [("malformed", XML)], "line 1, column", []),
     "empty XML": (put(XML, b""), [("malformed", XML)], "no element found", []),
-    "another kind of XML": (put(XML, "<html><body/></html>"), [("malformed", XML)], "<html>, expected <annot", []),
+    "another kind of XML": (put(XML, "<html><body/></html>"), [("foreign", XML)], "<html>, expected <annot", []),
     "entity bomb": (put(XML, BOMB), [("malformed", XML)], "amplification", []),
     "NaN coordinate": (boxes(thing("5 nan 30 40")), [("malformed", XML)], r"object 1 .*<ymin> must be.*'nan'", []),
     "no box": (boxes("<object><name>dog</name></object>"), [("malformed", XML)], "no <bndbox>", []),
@@ -338,8 +338,8 @@ def test_ten_corruptions_of_real_annotations_are_told_once_each(unpacked, tmp_pa
 def test_effects_are_those_of_the_data_set_that_trains(devkit, tmp_path):
     from sosr_det.data.voc import CheckedVOCDataset
 
-    def outcome(root: Path) -> tuple[bool, list[tuple[int, ...]]]:
-        """Whether training stops, and the boxes of the corrupted file that it would learn, 1-based."""
+    def learned(root: Path, **policy) -> dict[str, list[tuple[int, ...]]] | None:
+        """The boxes that training would learn, 1-based, by image; None if it stops."""
         try:
             data = CheckedVOCDataset(
                 data_root=str(root),
@@ -347,35 +347,43 @@ def test_effects_are_those_of_the_data_set_that_trains(devkit, tmp_path):
                 data_prefix={"sub_data_root": "VOC2007/"},
                 pipeline=[{"type": "mmdet.LoadImageFromFile"}],
                 test_mode=True,
+                **policy,
             )
-            for index in range(len(data)):
-                data[index]
+            records = [data[index] for index in range(len(data))]
         except DataError:
-            return True, []
-        instances = [i["bbox"] for i in data.get_data_info(1)["instances"]]
-        return False, [tuple(int(v) + 1 for v in box) for box in instances]
+            return None
+        return {
+            record["img_id"]: [tuple(int(v) + 1 for v in item["bbox"]) for item in record["instances"]]
+            for record in records
+        }
 
-    sound = outcome(devkit)
-    assert sound == (False, [(5, 6, 30, 40), (1, 1, WIDTH, HEIGHT)])
+    sound = learned(devkit)
+    assert sound == {f"00000{i}": [(5, 6, 30, 40), (1, 1, WIDTH, HEIGHT)] for i in (1, 2, 3)}
+    skipped = {name: boxes for name, boxes in sound.items() if name != "000002"}
+    skip = {"on_problem": "skip", "max_skipped_fraction": 1.0}
     for name, (plant, expected, _, _) in CORRUPTIONS.items():
         root = tmp_path / "copies" / name / "VOCdevkit"
         shutil.copytree(devkit, root)
         plant(root)
-        kinds = {kind for kind, path in expected if not path.endswith(("/val.txt", "/test.txt"))}
-        stops, learned = outcome(root)
-        effects = [EFFECTS[kind] for kind in kinds]
-        if any(effect.startswith("training stops") for effect in effects) and name not in (
-            "another kind of XML",  # no <object> in it: nothing to stop for
-        ):
-            assert stops, name
-        else:
-            assert not stops, name
+        here = {(kind, path) for kind, path in expected if not path.endswith(("/val.txt", "/test.txt"))}
+        kinds = {kind for kind, _ in here}
+        boxes = learned(root)
+        assert (boxes is None) == any(EFFECTS[kind].startswith("training stops") for kind in kinds), name
+        if kinds <= {"missing", "malformed", "class"} and {path for _, path in here} <= {XML, JPEG} and here:
+            assert learned(root, **skip) == skipped, name
+        if kinds <= {"empty", "undecodable", "repeated"} and here:
+            assert learned(root, **skip) is None, name
+        if "class" in kinds:
+            others = learned(root, unknown_classes="ignore")["000002"]
+            assert len(others) == sum(item.count("<object>") for item in [(root / XML).read_text()]) - 1
+        if "foreign" in kinds:
+            assert boxes["000002"] == []
         if kinds & {"degenerate", "outside"}:
-            assert (5, 6, 30, 40) in learned or name == "box of a fraction of a pixel"
-            assert len(learned) < 2, name
+            assert boxes["000002"] == ([(5, 6, 30, 40)] if "fraction" not in name else []), name
         if "clipped" in kinds:
-            assert all(1 <= a < c <= WIDTH and 1 <= b < d <= HEIGHT for a, b, c, d in learned), name
-            assert len(learned) == 1, name
+            ((xmin, ymin, xmax, ymax),) = boxes["000002"]
+            assert 1 <= xmin < xmax <= WIDTH, name
+            assert 1 <= ymin < ymax <= HEIGHT, name
 
 
 def test_published_counts_of_the_real_annotations(unpacked):
@@ -481,7 +489,7 @@ def test_images_with_another_ending_are_found_and_the_setting_is_told(devkit):
         path.with_suffix(".png").write_bytes(jpeg(path.stem, suffix=".png"))
     report = verify_dataset("voc-format", devkit)
     assert (report.ok, report.decoded) == (True, 7)
-    assert report.notes == ["VOC2012: images end in .png; to train on them, set img_suffix='.png'"]
+    assert report.notes == ["VOC2012: images end in .png; to train on them, set img_suffix='auto'"]
 
 
 def test_exif_turns_an_image_as_training_turns_it(devkit):

@@ -16,7 +16,8 @@ class Problem:
 
     Attributes:
         kind: ``count``, ``classes``, ``missing``, ``empty``, ``undecodable``, ``extension``, ``misplaced``,
-            ``unlisted``, ``repeated``, ``malformed`` or ``checksum``.
+            ``unlisted``, ``repeated``, ``malformed`` or ``checksum``; of detection data also those of
+            :data:`sosr_det.data.prepare.voc.effects.EFFECTS`.
         path: the file or folder relative to the data set's folder, or the split.
         reason: what is wrong and what was expected.
     """

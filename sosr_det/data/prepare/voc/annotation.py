@@ -61,7 +61,7 @@ def check_annotation(
         return checked
     root = ET.fromstring(content)  # for what training does not read
     if root.tag != "annotation":
-        problem("malformed", f"its outermost element is <{root.tag[:80]}>, expected <annotation>")
+        problem("foreign", f"its outermost element is <{root.tag[:80]}>, expected <annotation>")
     _note_names(root, identity, checked.notes)
     _check_flags(root, problem, checked.notes)
     if annotation.size is None:

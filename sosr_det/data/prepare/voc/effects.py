@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LEFT_OUT = "training stops; on_problem='skip' leaves the image out, but helps with no list or folder"
 EFFECTS = {
-    "missing": "training stops",
-    "malformed": "training stops",
+    "missing": _LEFT_OUT,
+    "malformed": _LEFT_OUT,
     "repeated": "training stops",
-    "class": "training stops, unless unknown_classes='ignore' leaves such objects out",
-    "empty": "training stops when it comes to the image",
-    "undecodable": "training stops when it comes to the image",
+    "class": "training stops; on_problem='skip' leaves the image out, unknown_classes='ignore' the object",
+    "empty": "training stops when it comes to the image, whatever on_problem says",
+    "undecodable": "training stops when it comes to the image, whatever on_problem says",
+    "foreign": "read all the same, most likely as an image without objects",
     "size": "boxes are cut off at the border of the size in the XML, not at the image's",
     "degenerate": "the box is left out, and counted in the log (the loss would be infinite)",
     "outside": "the box is left out, and counted in the log",
@@ -22,6 +24,7 @@ EFFECTS = {
     "spelling": "each spelling is a class of its own",
     "count": "nothing notices: results are not comparable with published ones",
 }
+"""By the kind of problem. Kinds of :class:`~sosr_det.data.prepare.inspection.Problem` that detection data has."""
 
 
 def effects_of(kinds: Iterable[str]) -> dict[str, str]:

@@ -158,9 +158,7 @@ def _read_folder(devkit: Devkit, folder: Path, splits: Sequence[str], others: Se
             found.problem("missing", files.folder, f"folder not found; {len(ids):,} files in it are listed")
     suffix = _image_suffix(ids, images.names)
     if suffix != ".jpg":
-        devkit.notes.append(
-            f"{relative}: images end in {suffix}; to train on them, set img_suffix='{suffix}'"
-        )
+        devkit.notes.append(f"{relative}: images end in {suffix}; to train on them, set img_suffix='auto'")
     for split in splits:
         key = split if folder == found.root else f"{relative}/{split}"
         devkit.listed[key] = listed = [
