@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sosr_det.evaluation.boxes import EvaluationSet
-from sosr_det.evaluation.coco_ap import CocoSummary, evaluate_coco
+from sosr_det.evaluation.coco_ap import COCO_NAMES, CocoSummary, evaluate_coco
 from sosr_det.evaluation.matching import IouComparison
 from sosr_det.evaluation.voc_ap import ClassAP, RecallThresholds, VOCResult, evaluate_voc_at
 
@@ -135,3 +135,26 @@ def _counts(ap: ClassAP) -> dict[str, int]:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def extra_metrics(metrics: DetectionMetrics, iou_thresholds: Sequence[float]) -> dict[str, float]:
+    """Means at ``iou_thresholds`` and COCO's numbers by the names of :func:`extra_metric_names`, in its order."""
+    values = {}
+    for threshold in iou_thresholds:
+        values[f"map_11point{_at(threshold)}"] = metrics.voc[float(threshold)].map_11point
+        values[f"map_area{_at(threshold)}"] = metrics.voc[float(threshold)].map_area
+    if metrics.coco is not None:
+        values |= {f"coco_{name}": getattr(metrics.coco, name) for name in COCO_NAMES}
+    return values
+
+
+def extra_metric_names(iou_thresholds: Sequence[float], coco: bool) -> list[str]:
+    """``map_11point_iou75``, ``map_area_iou75`` for each threshold, and COCO's as ``coco_ap50``."""
+    names = [
+        f"{mean}{_at(threshold)}" for threshold in iou_thresholds for mean in ("map_11point", "map_area")
+    ]
+    return names + [f"coco_{name}" for name in COCO_NAMES if coco]
+
+
+def _at(iou_threshold: float) -> str:
+    return f"_iou{100 * iou_threshold:.12g}"  # 0.55 is 55, 0.625 is 62.5

@@ -30,7 +30,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -70,6 +70,9 @@ class CocoAP:
     ar_small: float
     ar_medium: float
     ar_large: float
+
+
+COCO_NAMES = tuple(each.name for each in fields(CocoAP))
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,23 @@ ground truth (and predictions with labels beyond the classes) without a word.
 
 from __future__ import annotations
 
-import io
 import logging
-import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from sosr_det.evaluation.voc_ap import Detections, GroundTruth, RecallThresholds, VOCResult, evaluate_voc
+from sosr_det.evaluation.all_metrics import evaluate_detections, extra_metrics
+from sosr_det.evaluation.boxes import Detections, EvaluationSet, GroundTruth
+from sosr_det.evaluation.data_samples import ImageResult, read_sample, to_evaluation_set, without_padding
+from sosr_det.evaluation.matching import IouComparison
+from sosr_det.evaluation.saved_detections import write_detections
+from sosr_det.evaluation.voc_ap import RecallThresholds, VOCResult
+from sosr_det.evaluation.voc_table import format_table
 
 
 @METRICS.register_module()
@@ -38,21 +39,35 @@ class VOCDevkitMetric(BaseMetric):
 
     - ``map_11point``, ``map_area``: means over the classes that have ground truth; NaN if none has;
     - ``ap_11point/<class>``, ``ap_area/<class>``: NaN for a class without ground truth, with a warning;
-    - ``num_images``: images evaluated.
+    - ``num_images``: images evaluated;
+    - with ``iou_thresholds=(0.75,)``: ``map_11point_iou75``, ``map_area_iou75``;
+    - with ``coco=True``: ``coco_ap``, ``coco_ap50``, ``coco_ap75``, ``coco_ap_small``, ..., ``coco_ar_large``, the
+      twelve numbers of :class:`sosr_det.evaluation.coco_ap.CocoAP`.
 
     A table per class goes to the log, in percent with two decimals, for display only.
+
+    In distributed runs each image counts once: what the sampler repeats to give all processes equally many is dropped.
+    Equal scores in different images keep the order in which mmengine deals the images out, which is the data set's.
 
     Args:
         iou_threshold: IoU that a match must exceed, 0 <= threshold < 1.
         recall_thresholds: ``'exact'``, or ``'arange'`` for the Python ports' floats
             (:func:`sosr_det.evaluation.voc_ap.evaluate_class`).
+        iou_comparison: ``'>'``, or ``'>='`` as in ``VOCevaldet.m`` and MMDetection.
+        iou_thresholds: More thresholds, to report means at.
+        coco: Also COCO's numbers.
+        save_to: File, such as ``<work_dir>/detections.npz``, for ground truth and detections of each evaluation, with
+            image ids, sizes and paths as far as the samples have them; replaced each time, written by the main
+            process. Boxes are as MMDetection has them, 0-based; in each class difficult ones come last.
+            :func:`sosr_det.evaluation.saved_detections.read_detections_file` reads it.
         collect_device: ``'cpu'`` or ``'gpu'``, where distributed runs gather the results.
         prefix: Prefix of the metrics' names, ``'voc'`` if None.
         collect_dir: Folder that all ranks share, for gathering with ``collect_device='cpu'``.
 
     Raises:
         ValueError: For an unusable option; while evaluating, for NaN or infinite boxes or scores, predicted or
-            true labels outside the classes (each named with its image), or without any image.
+            true labels outside the classes (each named with its image), without any image, or for concatenated data
+            sets whose classes differ.
     """
 
     default_prefix = "voc"
@@ -64,72 +79,61 @@ class VOCDevkitMetric(BaseMetric):
         collect_device: str = "cpu",
         prefix: str | None = None,
         collect_dir: str | None = None,
+        *,
+        iou_comparison: IouComparison = ">",
+        iou_thresholds: Sequence[float] = (),
+        coco: bool = False,
+        save_to: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        # Checks the options now rather than after the first epoch.
-        evaluate_voc(
-            {"": GroundTruth.empty()},
-            {"": Detections.empty()},
-            [""],
-            iou_threshold=iou_threshold,
-            recall_thresholds=recall_thresholds,
-        )
-        self.iou_threshold = iou_threshold
         self.recall_thresholds: RecallThresholds = recall_thresholds
+        self.iou_comparison: IouComparison = iou_comparison
+        self.iou_threshold = iou_threshold
+        self.iou_thresholds = tuple(float(threshold) for threshold in iou_thresholds)
+        self.coco = coco
+        self.save_to = save_to
+        self._expected_num_images: int | None = None
+        # Checks the options now rather than after the first epoch.
+        nothing = EvaluationSet([""], [""], {"": GroundTruth.empty()}, {"": Detections.empty()})
+        evaluate_detections(nothing, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "iou_thresholds": tuple(dict.fromkeys((float(self.iou_threshold), *self.iou_thresholds))),
+            "recall_thresholds": self.recall_thresholds,
+            "iou_comparison": self.iou_comparison,
+            "coco": self.coco,
+        }
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Keep boxes, labels and scores of each image; ``data_batch`` is not used."""
-        classes = self._classes()
+        num_classes = len(self._classes())
         for sample in data_samples:
-            image = str(sample.get("img_path") or sample.get("img_id") or f"number {len(self.results)}")
-            truth = _boxes_and_labels(sample, "gt_instances", image, len(classes))
-            ignored = _boxes_and_labels(sample, "ignored_instances", image, len(classes))
-            found = _boxes_and_labels(sample, "pred_instances", image, len(classes))
-            scores = _array(sample["pred_instances"]["scores"])
-            if scores.shape != found[1].shape:
-                raise ValueError(
-                    f"image {image}: pred_instances has scores of shape {list(scores.shape)} "
-                    f"for {len(found[1])} boxes"
-                )
-            if not np.isfinite(scores).all():
-                bad = scores[~np.isfinite(scores)][0]
-                raise ValueError(
-                    f"image {image}: pred_instances has the score {bad}; has the model diverged?"
-                )
-            true_boxes = np.concatenate([truth[0], ignored[0]])
-            self.results.append(
-                {
-                    "image": image,
-                    "gt_boxes": true_boxes,
-                    "gt_labels": np.concatenate([truth[1], ignored[1]]),
-                    "difficult": np.repeat([False, True], [len(truth[1]), len(ignored[1])]),
-                    "boxes": found[0],
-                    "labels": found[1],
-                    "scores": scores,
-                    "beyond_image": _reaches_beyond(true_boxes, sample.get("ori_shape")),
-                }
-            )
+            self.results.append(read_sample(sample, len(self.results), num_classes))
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Gather from all ranks and compute; ``size`` is the number of images in the data set."""
         self._expected_num_images = size
-        return super().evaluate(size)
+        # mmengine would cut off what is beyond size: repeated images only if the sampler puts them last.
+        return super().evaluate(sys.maxsize)
 
-    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+    def compute_metrics(self, results: list[ImageResult]) -> dict[str, Any]:
         """Metrics of the whole data set from what :meth:`process` kept."""
         classes = self._classes()
         if not results:
             raise ValueError(f"{type(self).__name__} has no images to evaluate")
-        result = evaluate_voc(
-            *_by_class(results, classes),
-            classes,
-            iou_threshold=self.iou_threshold,
-            recall_thresholds=self.recall_thresholds,
-            num_images=len(results),
-        )
-        self._warn(results, result)
+        expected = len(results) if self._expected_num_images is None else self._expected_num_images
+        results = without_padding(results, expected)
+        data = to_evaluation_set(results, classes)
+        if self.save_to is not None:
+            write_detections(self.save_to, data)
+        found = evaluate_detections(data, **self._options)
+        result = found.first
+        self._warn(results, result, expected)
         print_log("\n" + format_table(result), logger="current")
         metrics: dict[str, Any] = {"map_11point": result.map_11point, "map_area": result.map_area}
+        metrics |= extra_metrics(found, self.iou_thresholds)
         for name, ap in result.per_class.items():
             metrics[f"ap_11point/{name}"] = ap.ap_11point
             metrics[f"ap_area/{name}"] = ap.ap_area
@@ -137,22 +141,30 @@ class VOCDevkitMetric(BaseMetric):
         return metrics
 
     def _classes(self) -> list[str]:
-        classes = (self.dataset_meta or {}).get("classes")
-        if not classes:
+        # MMDetection's ConcatDataset gives a list where its parts differ in anything, such as the year of VOC.
+        metas = self.dataset_meta if isinstance(self.dataset_meta, Sequence) else [self.dataset_meta]
+        of_parts = [list((meta or {}).get("classes") or []) for meta in metas]
+        if not of_parts or not all(of_parts):
             raise ValueError(
                 f"{type(self).__name__} needs dataset_meta['classes'], the data set's class names"
             )
-        return list(classes)
+        for classes in of_parts:
+            if classes != of_parts[0]:
+                raise ValueError(
+                    f"{type(self).__name__}: the concatenated data sets have different classes: {of_parts[0]} and "
+                    f"{classes}. Give them the same metainfo=dict(classes=...)"
+                )
+        return of_parts[0]
 
-    def _warn(self, results: list[dict[str, Any]], result: VOCResult) -> None:
+    def _warn(self, results: list[ImageResult], result: VOCResult, expected: int) -> None:
         lines = []
-        expected = getattr(self, "_expected_num_images", len(results))
         if len(results) < expected:
             lines.append(f"only {len(results)} of the data set's {expected} images were evaluated")
-        repeated = [image for image, count in Counter(r["image"] for r in results).items() if count > 1]
+        counts = Counter(r.name for r in results if r.name is not None)
+        repeated = [image for image, count in counts.items() if count > 1]
         if repeated:
             lines.append(f"{len(repeated)} images were evaluated more than once, first {repeated[0]}")
-        beyond = [r["image"] for r in results if r["beyond_image"]]
+        beyond = [r.name or f"number {index}" for index, r in enumerate(results) if r.reaches_beyond]
         if beyond:
             lines.append(
                 f"ground truth reaches beyond its image in {len(beyond)} images, first {beyond[0]}. If the test "
@@ -160,106 +172,12 @@ class VOCDevkitMetric(BaseMetric):
             )
         absent = result.classes_without_ground_truth
         if absent:
-            counts = ", ".join(
+            detections = ", ".join(
                 f"{name} ({result.per_class[name].num_detections} detections)" for name in absent
             )
             lines.append(
-                f"no ground truth (or only difficult) for {len(absent)} of {len(result.per_class)} classes: {counts}. "
-                "Their AP is NaN and the means are over the others"
+                f"no ground truth (or only difficult) for {len(absent)} of {len(result.per_class)} classes: "
+                f"{detections}. Their AP is NaN and the means are over the others"
             )
         if lines:
             print_log(f"{type(self).__name__}: " + "; ".join(lines), logger="current", level=logging.WARNING)
-
-
-def format_table(result: VOCResult) -> str:
-    """Per-class table as plain text; AP in percent with two decimals, ``-`` where there is no AP."""
-    table = Table(box=box.ASCII2, title=f"VOC average precision, IoU > {result.iou_threshold:g}, percent")
-    table.add_column("class", no_wrap=True)
-    for heading in ("ground truth", "difficult", "detections", "AP 11-point", "AP area"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    rows = result.per_class.items()
-    for name, ap in rows:
-        table.add_row(
-            name,
-            str(ap.num_ground_truth),
-            str(ap.num_difficult),
-            str(ap.num_detections),
-            _percent(ap.ap_11point),
-            _percent(ap.ap_area),
-        )
-    table.add_section()
-    num_averaged = len(rows) - len(result.classes_without_ground_truth)
-    table.add_row(
-        "mean" if num_averaged == len(rows) else f"mean of {num_averaged}",
-        str(sum(ap.num_ground_truth for _, ap in rows)),
-        str(sum(ap.num_difficult for _, ap in rows)),
-        str(sum(ap.num_detections for _, ap in rows)),
-        _percent(result.map_11point),
-        _percent(result.map_area),
-    )
-    text = io.StringIO()
-    # Wide enough for any class name, without colour or markup: a log file is no terminal.
-    width = 90 + max(len(name) for name in result.per_class)
-    Console(file=text, width=width, force_terminal=False, color_system=None, markup=False).print(table)
-    return text.getvalue().rstrip("\n")
-
-
-def _percent(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.2f}"
-
-
-def _array(value: Any) -> np.ndarray:
-    """A tensor (or MMDetection's box object) as a float64 array on the CPU."""
-    return np.asarray(getattr(value, "tensor", value).detach().cpu().double())
-
-
-def _boxes_and_labels(
-    sample: Mapping[str, Any], key: str, image: str, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes float64 [N, 4] and labels int64 [N] of one kind of instances, checked."""
-    boxes = _array(sample[key]["bboxes"]).reshape(-1, 4)
-    labels = _array(sample[key]["labels"]).astype(np.int64)
-    if labels.shape != (len(boxes),):
-        raise ValueError(
-            f"image {image}: {key} has labels of shape {list(labels.shape)} for {len(boxes)} boxes"
-        )
-    if not np.isfinite(boxes).all():
-        bad = boxes[~np.isfinite(boxes).all(axis=1)][0]
-        raise ValueError(f"image {image}: {key} has the box {bad.tolist()}; has the model diverged?")
-    outside = (labels < 0) | (labels >= num_classes)
-    if outside.any():
-        raise ValueError(
-            f"image {image}: {key} has the label {labels[outside][0]}, but the data set has {num_classes} classes; "
-            "is num_classes of the bbox_head right?"
-        )
-    return boxes, labels
-
-
-def _reaches_beyond(boxes: np.ndarray, ori_shape: Sequence[int] | None) -> bool:
-    """Whether a 0-based box goes further than one pixel beyond an image of ``ori_shape`` (height, width)."""
-    if ori_shape is None or len(boxes) == 0:
-        return False
-    height, width = ori_shape[:2]
-    return bool((boxes[:, 2] > width).any() or (boxes[:, 3] > height).any())
-
-
-def _by_class(
-    results: list[dict[str, Any]], classes: list[str]
-) -> tuple[dict[str, GroundTruth], dict[str, Detections]]:
-    """Regroup per-image results into per-class arrays; detections keep image order, then the detector's order."""
-
-    def gather(key: str) -> np.ndarray:
-        return np.concatenate([r[key] for r in results])
-
-    gt_image = np.repeat(np.arange(len(results)), [len(r["gt_labels"]) for r in results])
-    det_image = np.repeat(np.arange(len(results)), [len(r["labels"]) for r in results])
-    gt_labels, gt_boxes, difficult = gather("gt_labels"), gather("gt_boxes"), gather("difficult")
-    labels, boxes, scores = gather("labels"), gather("boxes"), gather("scores")
-    ground_truth = {}
-    detections = {}
-    for label, name in enumerate(classes):
-        of_class = gt_labels == label
-        ground_truth[name] = GroundTruth(gt_image[of_class], gt_boxes[of_class], difficult[of_class])
-        of_class = labels == label
-        detections[name] = Detections(det_image[of_class], boxes[of_class], scores[of_class])
-    return ground_truth, detections

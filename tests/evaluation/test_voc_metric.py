@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from mmengine.registry import METRICS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 
 from sosr_det.evaluation import voc_metric
-from sosr_det.evaluation.formats.devkit import read_detections
-from sosr_det.evaluation.formats.ground_truth import read_ground_truth
-from sosr_det.evaluation.formats.voc_folder import read_image_set
+from sosr_det.evaluation.all_metrics import evaluate_detections, extra_metric_names
+from sosr_det.evaluation.data_samples import read_sample, to_evaluation_set, without_padding
+from sosr_det.evaluation.saved_detections import read_detections_file
 from sosr_det.evaluation.voc_ap import evaluate_voc
-from sosr_det.evaluation.voc_metric import VOCDevkitMetric, format_table
+from sosr_det.evaluation.voc_metric import VOCDevkitMetric
+from sosr_det.evaluation.voc_table import format_table
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -203,47 +206,92 @@ def random_samples(num_images):
 
 
 def _evaluate_rank(rank, folder, results):
-    """One of two processes, with every second sample, the first ones padded as mmengine's sampler does."""
+    """One of two processes: mmengine's padded sampler, then one that deals out halves and repeats in the middle."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
     samples = random_samples(9)
-    padded = [*samples, samples[0]]
-    metric = VOCDevkitMetric(collect_dir=f"{folder}/collect")
-    metric.dataset_meta = {"classes": CLASSES}
-    metric.process(None, [sample.to_dict() for sample in padded[rank::2]])
-    results[rank] = metric.evaluate(len(samples))
+    from mmengine.dataset import DefaultSampler
+
+    dealt = {
+        "mmengine": list(DefaultSampler(samples, shuffle=False)),
+        "unpadded": list(DefaultSampler(samples, shuffle=False, round_up=False)),
+        "halves": [[0, 1, 2, 3, 0], [4, 5, 6, 7, 8]][rank],
+    }
+    for name, indices in dealt.items():
+        metric = VOCDevkitMetric(
+            collect_dir=f"{folder}/collect", iou_thresholds=[0.75], save_to=f"{folder}/{name}.npz"
+        )
+        metric.dataset_meta = {"classes": CLASSES}
+        metric.process(None, [samples[index].to_dict() for index in indices])
+        results[rank, name] = (indices, metric.evaluate(len(samples)))
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     with context.Manager() as manager:
-        results = manager.dict()
+        shared = manager.dict()
         torch.multiprocessing.start_processes(
-            _evaluate_rank, args=(str(tmp_path), results), nprocs=2, start_method="spawn"
+            _evaluate_rank, args=(str(tmp_path), shared), nprocs=2, start_method="spawn"
         )
-        first, second = results[0], results[1]
-    expected = evaluate(random_samples(9))
-    assert first == second == expected
+        results = dict(shared)
+    expected = evaluate(random_samples(9), iou_thresholds=[0.75])
     assert 0 < expected["voc/map_area"] < 1
     assert expected["voc/num_images"] == 9
+    assert results[0, "mmengine"][0] + results[1, "mmengine"][0] == [0, 2, 4, 6, 8, 1, 3, 5, 7, 0]  # padded
+    assert len(results[1, "unpadded"][0]) == 4
+    for name in ("mmengine", "unpadded"):
+        assert results[0, name][1] == results[1, name][1] == expected
+        assert read_detections_file(tmp_path / f"{name}.npz").image_ids == tuple("012345678")
+    # Every image once there too, if in another order, which decides between equal scores.
+    halves = read_detections_file(tmp_path / "halves.npz")
+    assert halves.image_ids == tuple("041526378")
+    found = evaluate([random_samples(9)[int(name)] for name in halves.image_ids], iou_thresholds=[0.75])
+    assert results[0, "halves"][1] == found
+    assert sorted(path.name for path in tmp_path.glob("*.npz*")) == [
+        "halves.npz",
+        "mmengine.npz",
+        "unpadded.npz",
+    ]
 
 
-def test_zero_based_samples_give_the_result_of_the_one_based_files(unpacked, log):
+def read(sample, number=0):
+    return read_sample(sample.to_dict(), number, 3)  # as mmengine's Evaluator hands them over
+
+
+def named(*names):
+    return [read(data_sample(img_id=name, img_path=None)) for name in names]
+
+
+def test_padding_is_dropped_by_name_from_behind():
+    def left(results, size):
+        return [r.image_id for r in without_padding(results, size)]
+
+    assert left(named("a", "b", "c"), 3) == ["a", "b", "c"]
+    assert left(named("a", "b", "c", "a"), 3) == ["a", "b", "c"]
+    assert left(named("a", "b", "a", "c"), 3) == ["a", "b", "c"]
+    # An image that the data set lists twice stays twice.
+    assert left(named("a", "a", "b", "a"), 3) == ["a", "a", "b"]
+    assert left(named("a", "a"), 3) == ["a", "a"]
+    # Without names: mmengine's order.
+    assert left(named(None, None, None), 2) == [None, None]
+    # The same id in two folders is not the same image.
+    folders = [read(data_sample(img_id="1", img_path=f"{f}/1.jpg")) for f in "abca"]
+    assert [r.path for r in without_padding(folders, 3)] == ["a/1.jpg", "b/1.jpg", "c/1.jpg"]
+
+
+def test_zero_based_samples_give_the_result_of_the_one_based_files(yolov2, log):
     """A part of VOC2007 test through data samples as MMDetection gives them: float32, 0-based."""
-    folder = unpacked("yolov2-voc07-test")
-    voc2007 = unpacked("voc0712-annotations") / "VOCdevkit" / "VOC2007"
-    all_ids = read_image_set(voc2007 / "ImageSets" / "Main" / "test.txt")
-    classes = ("car", "chair", "person")
-    detections = read_detections(folder, all_ids, classes)
-    num_images = 400
-    ground_truth = read_ground_truth(
-        voc2007 / "Annotations", all_ids[:num_images], classes, unknown_classes="ignore"
-    )
-    for name, given in detections.items():
-        kept = given.image_index < num_images
-        detections[name] = type(given)(given.image_index[kept], given.boxes[kept], given.scores[kept])
+    data, _ = yolov2
+    classes, num_images, all_ids = ("car", "chair", "person"), 400, data.image_ids
+
+    def part(boxes, other):
+        kept = boxes.image_index < num_images
+        return type(boxes)(boxes.image_index[kept], boxes.boxes[kept], getattr(boxes, other)[kept])
+
+    ground_truth = {name: part(data.ground_truth[name], "difficult") for name in classes}
+    detections = {name: part(data.detections[name], "scores") for name in classes}
     expected = evaluate_voc(ground_truth, detections, classes)
 
     samples = []
@@ -262,3 +310,108 @@ def test_zero_based_samples_give_the_result_of_the_one_based_files(unpacked, log
         assert metrics[f"voc/ap_11point/{name}"] == pytest.approx(ap.ap_11point, abs=1e-9)
         assert metrics[f"voc/ap_area/{name}"] == pytest.approx(ap.ap_area, abs=1e-9)
     assert format_table(expected) == log[-1][1].lstrip("\n")
+
+
+# --- more thresholds, COCO, files
+
+
+def test_more_thresholds_and_coco(log):
+    samples = random_samples(8)
+    plain = evaluate(samples)
+    metrics = evaluate(samples, iou_thresholds=[0.25, 0.625, 0.5], coco=True)
+    assert {key: metrics[key] for key in plain} == plain  # what checkpoints are chosen by
+    for threshold, name in ((0.25, "iou25"), (0.625, "iou62.5"), (0.5, "iou50")):
+        alone = evaluate(samples, iou_threshold=threshold)
+        for mean in ("map_11point", "map_area"):
+            assert metrics[f"voc/{mean}_{name}"] == alone[f"voc/{mean}"]
+    assert metrics["voc/map_area_iou25"] > metrics["voc/map_area"] > metrics["voc/map_area_iou62.5"]
+    assert 0 < metrics["voc/coco_ap"] < metrics["voc/coco_ap50"] < 1
+    assert math.isnan(metrics["voc/coco_ap_large"])
+    added = [key.removeprefix("voc/") for key in metrics if key not in plain]
+    assert added == extra_metric_names([0.25, 0.625, 0.5], True)
+    assert len(added) == 6 + 12
+    for options in (
+        {"iou_thresholds": [1.5]},
+        {"iou_comparison": "="},
+        {"iou_thresholds": [0], "iou_comparison": ">="},
+    ):
+        with pytest.raises(ValueError, match=r"iou_(threshold|comparison) must be"):
+            VOCDevkitMetric(**options)
+
+
+def test_comparison_is_an_option(log):
+    samples = [data_sample(truth=[(0, BOX)], found=[(0, (0, 0, 9, 4), 0.9)], img_id="1")]  # IoU exactly 0.5
+    assert evaluate(samples, classes=("cat",))["voc/map_area"] == 0.0
+    assert evaluate(samples, classes=("cat",), iou_comparison=">=")["voc/map_area"] == 1.0
+    assert "IoU >= 0.5" in log[-1][1]
+
+
+def test_what_is_saved_gives_the_same_metrics(tmp_path, log):
+    samples = random_samples(5)
+    for index, sample in enumerate(samples):
+        sample.set_metainfo({"img_path": f"images/{index}.jpg", "ori_shape": (100 + index, 50)})
+    path = tmp_path / "run" / "detections.npz"
+    metrics = evaluate(samples, save_to=str(path), iou_thresholds=[0.75])
+    data = read_detections_file(path)
+    assert data.image_ids == ("0", "1", "2", "3", "4")
+    assert data.image_paths == tuple(f"images/{index}.jpg" for index in range(5))
+    np.testing.assert_array_equal(data.image_sizes, [[50, 100 + index] for index in range(5)])
+    again = evaluate_detections(data, iou_thresholds=[0.5, 0.75])
+    assert again.first.map_area == metrics["voc/map_area"]
+    assert again.first.map_11point == metrics["voc/map_11point"]
+    assert again.voc[0.75].map_area == metrics["voc/map_area_iou75"]
+    before = path.read_bytes()
+    evaluate(samples[:2], save_to=str(path))
+    assert path.read_bytes() != before
+    assert os.listdir(path.parent) == ["detections.npz"]
+
+
+@pytest.mark.parametrize(
+    ("metas", "ids", "paths"),
+    [
+        ([{"img_id": 0}, {"img_id": 1}], ("0", "1"), None),  # an id of 0 is an id
+        ([{"img_id": "a", "img_path": "x/a.jpg"}, {"img_id": "b"}], ("a", "b"), None),
+        # Two folders with the same names.
+        (
+            [{"img_id": "a", "img_path": "x/a.jpg"}, {"img_id": "a", "img_path": "y/a.jpg"}],
+            ("x/a.jpg", "y/a.jpg"),
+            ("x/a.jpg", "y/a.jpg"),
+        ),
+        ([{"img_id": "a"}, {"img_id": "a (2)"}, {"img_id": "a"}], ("a", "a (2)", "a (3)"), None),
+        ([{}, {}], ("number 0", "number 1"), None),
+    ],
+)
+def test_images_have_unique_names_whatever_the_samples_say(metas, ids, paths):
+    samples = [data_sample(truth=[(0, BOX)], **{"img_id": None} | meta) for meta in metas]
+    data = to_evaluation_set([read(s, index) for index, s in enumerate(samples)], CLASSES)
+    assert data.image_ids == ids
+    assert data.image_paths == paths
+
+
+def test_sizes_are_unknown_unless_all_are_known():
+    samples = [data_sample(truth=[(0, BOX)]), data_sample(truth=[(0, BOX)])]
+    samples[0].set_metainfo({"ori_shape": (10, 20)})
+    samples[1].set_metainfo({"ori_shape": None})
+    results = [read(sample) for sample in samples]
+    assert to_evaluation_set(results, CLASSES).image_sizes is None
+    np.testing.assert_array_equal(to_evaluation_set(results[:1], CLASSES).image_sizes, [[20, 10]])
+
+
+def test_concatenated_data_sets(log):
+    """MMDetection's ConcatDataset of VOC2007 and VOC2012 has a list of two metainfos, which differ in the year."""
+    samples = random_samples(3)
+    metas = [{"classes": CLASSES, "dataset_type": name} for name in ("VOC2007", "VOC2012")]
+
+    def through(meta):
+        evaluator = Evaluator([VOCDevkitMetric()])
+        evaluator.dataset_meta = meta
+        for sample in samples:
+            evaluator.process(data_samples=[sample], data_batch=None)
+        return evaluator.evaluate(3)
+
+    assert json.dumps(through(metas)) == json.dumps(through(metas[0])) == json.dumps(evaluate(samples))
+    with pytest.raises(ValueError, match=r"different classes: \['cat', 'dog', 'owl'\] and \['cat'\]"):
+        through([metas[0], {"classes": ["cat"]}])
+    for absent in ([], [metas[0], {}], None):
+        with pytest.raises(ValueError, match=r"needs dataset_meta\['classes'\]"):
+            through(absent)

@@ -10,6 +10,7 @@ from typing import Any
 from sosr_det.engine.configs import parse_override
 from sosr_det.engine.sweep.grid import DEFAULT_GRID
 from sosr_det.errors import ConfigError
+from sosr_det.evaluation.all_metrics import extra_metric_names
 
 _LOSS = "model.loss"
 
@@ -104,7 +105,8 @@ def metric_names(config: Mapping[str, Any]) -> tuple[list[str], list[str]] | Non
             ]
             prefix, names, starts = "accuracy", [f"top{k}" for k in ranks] + ["ece", "nll", "num_samples"], []
         elif kind == "VOCDevkitMetric":
-            prefix, names = "voc", ["map_11point", "map_area", "num_images"]
+            extra = extra_metric_names(evaluator.get("iou_thresholds", ()), evaluator.get("coco", False))
+            prefix, names = "voc", ["map_11point", "map_area", *extra, "num_images"]
             starts = ["ap_11point/", "ap_area/"]
         else:
             return None
