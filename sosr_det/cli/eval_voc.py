@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sosr_det.errors import ConfigError, DataError
+from sosr_det.registry.plain_text import clean
 
 
 class MetricName(StrEnum):
@@ -167,7 +168,7 @@ def eval_voc(
     if json_out is not None:
         write_document(json_out, document)
     for line in report_lines(metrics, metric.value, read.inputs, notes):
-        typer.echo(line)
+        typer.echo(clean(line))  # class names and paths are others' texts
     if json_out is not None:
         typer.echo(f"written: {json_out}")
 

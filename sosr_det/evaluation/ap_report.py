@@ -60,10 +60,11 @@ def report_lines(
         f"{truth['path']}{split}"
     ]
     lines += _table(metrics.first, metric)
-    lines += [
-        f"at IoU {each.iou_comparison} {each.iou_threshold:g}: {_means(each, metric)}"
-        for each in metrics.voc.values()
-    ][len(metrics.voc) == 1 :]
+    if len(metrics.voc) > 1:
+        lines += [
+            f"at IoU {each.iou_comparison} {each.iou_threshold:g}: {_means(each, metric)}"
+            for each in metrics.voc.values()
+        ]
     if metrics.coco is not None:
         c = metrics.coco
         lines.append(
