@@ -60,7 +60,7 @@ def _summary(analysis: ErrorAnalysis) -> Iterator[str]:
     difficult = int(analysis.outcomes.difficult.sum())
     yield (
         f'<p class="muted">{plural(data.num_images, "image")}, '
-        f"{len(data.class_names)} class{'' if len(data.class_names) == 1 else 'es'}, {plural(objects, 'object')} "
+        f"{plural(len(data.class_names), 'class')}, {plural(objects, 'object')} "
         f"and {number(difficult)} difficult, {plural(data.num_detections, 'detection')}. "
         f"A match must exceed an IoU of {analysis.foreground_iou:g}.</p>"
     )
@@ -73,14 +73,10 @@ def _summary(analysis: ErrorAnalysis) -> Iterator[str]:
     )
     if voc.classes_without_ground_truth:
         names = ", ".join(tame(name, 40) for name in voc.classes_without_ground_truth[:20])
-        yield elements.note(
-            f"{plural(len(voc.classes_without_ground_truth), 'class').replace('classs', 'classes')} without an object "
-            f"to be found, left out of every mean: {names}"
-        )
+        absent = plural(len(voc.classes_without_ground_truth), "class")
+        yield elements.note(f"{absent} without an object to be found, left out of every mean: {names}")
     if analysis.pooled_point.f1 != analysis.pooled_point.f1:
-        yield elements.note(
-            "No detection finds an object: there is no score from which on any could be believed."
-        )
+        yield elements.note("No detection finds an object: no score makes any of them worth believing.")
 
 
 def _kinds(analysis: ErrorAnalysis, plots: Sequence[str]) -> Iterator[str]:
@@ -88,7 +84,7 @@ def _kinds(analysis: ErrorAnalysis, plots: Sequence[str]) -> Iterator[str]:
     yield (
         "<p>Six kinds of error, after TIDE (Bolya et al., ECCV 2020). <em>Cost</em> is the mAP that would be gained if "
         "that kind alone were fixed; costs do not add up. <em>All</em> counts every detection, most of them at scores "
-        "nobody would use; <em>believed</em> counts those at or above the score at which F1 of their class is "
+        "nobody would use; <em>confident</em> counts those at or above the score at which F1 of their class is "
         "highest.</p>"
     )
     rows = [
@@ -103,7 +99,9 @@ def _kinds(analysis: ErrorAnalysis, plots: Sequence[str]) -> Iterator[str]:
         for kind in (*KINDS, *CURVE_KINDS)
     ]
     yield elements.table(
-        ["kind", "what it is", "cost (area)", "cost (11-point)", "all", "believed"], rows, text_columns=(0, 1)
+        ["kind", "what it is", "cost (area)", "cost (11-point)", "all", "confident"],
+        rows,
+        text_columns=(0, 1),
     )
     if "errors.png" in plots:
         yield elements.picture(
@@ -113,7 +111,7 @@ def _kinds(analysis: ErrorAnalysis, plots: Sequence[str]) -> Iterator[str]:
         yield "<h2>Classes taken for each other</h2>"
         shown = list(analysis.confusions.items())[:_MOST_CONFUSIONS]
         yield elements.table(
-            ["detected as", "really", "believed detections"],
+            ["detected as", "really", "confident detections"],
             [[tame(seen, 60), tame(really, 60), number(count)] for (seen, really), count in shown],
             text_columns=(0, 1),
         )
@@ -150,7 +148,7 @@ def _classes(analysis: ErrorAnalysis) -> Iterator[str]:
     )  # fmt: skip
     yield "<h2>Cost of each kind by class, and how often</h2>"
     yield (
-        "<p>AP (area) gained in points, then the number of believed errors. A class error is counted under the class "
+        "<p>AP (area) gained in points, then the number of confident errors. A class error is counted under the class "
         "that was detected; fixing it may also raise the AP of the class that the object has.</p>"
     )
     rows = [
@@ -221,7 +219,7 @@ def _worst(analysis: ErrorAnalysis, pictures: Pictures) -> Iterator[str]:
         yield "<p>No image has an error at the operating points.</p>"
         return
     yield (
-        "<p>Images with the most errors: believed false positives, and objects that no believed detection found (a "
+        "<p>Images with the most errors: confident false positives, and objects that no confident detection found (a "
         "loose box is both). Green: found; red: false positive, with its kind; dashed yellow: not found; grey: "
         "difficult.</p>"
     )

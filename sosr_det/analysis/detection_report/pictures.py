@@ -37,7 +37,9 @@ class _Mark:
     dash: int = 0  # length of a dash in pixels; 0 for a solid line
 
 
-def draw_picture(image: np.ndarray, outcomes: Outcomes, errors: ImageErrors, title: str) -> Image.Image:
+def draw_picture(
+    image: np.ndarray, outcomes: Outcomes, errors: ImageErrors, title: str, first_pixel: int = 0
+) -> Image.Image:
     """Draw the confident detections and the objects of one image.
 
     Found objects are green (the detection a solid line, the object a thin dashed one), false positives red with their
@@ -48,6 +50,7 @@ def draw_picture(image: np.ndarray, outcomes: Outcomes, errors: ImageErrors, tit
         outcomes: What became of every detection.
         errors: The image's share of it.
         title: For the line above the picture.
+        first_pixel: Coordinate of the image's first pixel in the boxes, 0 or 1.
     """
     height, width = image.shape[:2]
     longest = max(height, width)
@@ -59,7 +62,7 @@ def draw_picture(image: np.ndarray, outcomes: Outcomes, errors: ImageErrors, tit
 
     # Drawn on the image itself, so that what reaches beyond it is cut off.
     font, bold = _font("DejaVuSans.ttf"), _font("DejaVuSans-Bold.ttf")
-    marks = [_scaled(mark, scale, size) for mark in _marks(outcomes, errors)]
+    marks = [_scaled(mark, first_pixel, scale, size) for mark in _marks(outcomes, errors)]
     draw = ImageDraw.Draw(resized)
     for mark in reversed(marks):  # what matters most on top
         _outline(draw, mark)
@@ -138,9 +141,9 @@ def _marks(outcomes: Outcomes, errors: ImageErrors) -> list[_Mark]:
     return marks
 
 
-def _scaled(mark: _Mark, scale: float, size: tuple[int, int]) -> _Mark:
+def _scaled(mark: _Mark, first_pixel: int, scale: float, size: tuple[int, int]) -> _Mark:
     """From pixels of the image, of which a box covers the last one as well, to the picture and a little beyond it."""
-    x1, y1, x2, y2 = mark.box
+    x1, y1, x2, y2 = (c - first_pixel for c in mark.box)
     corners = (x1 * scale, y1 * scale, (x2 + 1) * scale - 1, (y2 + 1) * scale - 1)
     box = tuple(min(max(c, -_BEYOND), side + _BEYOND) for c, side in zip(corners, size * 2, strict=True))
     return replace(mark, box=box)

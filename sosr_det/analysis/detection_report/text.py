@@ -55,9 +55,11 @@ def percent(fraction: float | None) -> str:
 
 
 def number(value: float) -> str:
-    """A count with thin spaces between thousands."""
-    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    """A count with commas between thousands."""
+    return f"{value:,}"
 
 
 def plural(count: int, what: str) -> str:
-    return f"{number(count)} {what}{'' if count == 1 else 's'}"
+    """``1 image``, ``2 images``, ``2 classes``."""
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{number(count)} {what}{ending}"
