@@ -108,5 +108,5 @@ def evaluate(
         from sosr_det.analysis.detection_report import write_report
         from sosr_det.evaluation.saved_detections import read_detections_file
 
-        page = write_report(read_detections_file(outcome.detections), outcome.work_dir / "report")
+        page = write_report(read_detections_file(outcome.detections), outcome.work_dir)
         typer.echo(f"report: {page}")
