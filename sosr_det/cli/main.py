@@ -15,9 +15,12 @@ from typer.core import TyperGroup
 
 import sosr_det
 from sosr_det.cli import (
+    analyze_errors,
     bench,
+    compare,
     data,
     doctor,
+    eval_voc,
     evaluate,
     export,
     figures,
@@ -32,6 +35,7 @@ from sosr_det.errors import SosrError
 
 _LONGEST = 600  # characters of an unexpected error's text that are shown
 _MOST_LINES = 4
+_TAKES_SEVERAL = ("--cfg-options", "--backbones")
 
 
 class _Interrupted(Exception):
@@ -59,7 +63,10 @@ app.command("doctor")(doctor.doctor)
 app.command("train")(train.train)
 app.command("swap")(swap.swap)
 app.command("test")(evaluate.evaluate)
+app.command("eval-voc")(eval_voc.eval_voc)
+app.command("analyze-errors")(analyze_errors.analyze_errors)
 app.command("sweep")(sweep.sweep)
+app.command("compare")(compare.compare)
 app.command("configs")(train.configs)
 app.command("export")(export.export)
 app.command("zoo")(zoo.zoo)
@@ -100,15 +107,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def expand_cfg_options(arguments: Sequence[str]) -> list[str]:
-    """Turn OpenMMLab's ``--cfg-options A=1 B=2`` into one option per pair, which typer can read."""
+    """Turn OpenMMLab's ``--cfg-options A=1 B=2`` into one option per pair, which typer can read.
+
+    ``--backbones A B C`` likewise.
+    """
     expanded: list[str] = []
-    collecting = False
+    collecting: str | None = None
     for argument in arguments:
-        if argument == "--cfg-options":
-            collecting = True
+        if argument in _TAKES_SEVERAL:
+            collecting = argument
             continue
-        collecting = collecting and not argument.startswith("-") and "=" in argument
-        expanded += ["--cfg-options", argument] if collecting else [argument]
+        if argument.startswith("-") or (collecting == "--cfg-options" and "=" not in argument):
+            collecting = None
+        expanded += [collecting, argument] if collecting else [argument]
     return expanded
 
 

@@ -56,7 +56,7 @@ class Processes:
             environment: variables that it gets beside this process's.
 
         Raises:
-            KeyboardInterrupt: :meth:`stop` was called before it could start.
+            KeyboardInterrupt: :meth:`stop` was called before it could start or while it ran.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stream:
@@ -77,6 +77,8 @@ class Processes:
             code = process.wait()
         with self._lock:
             self._running.remove(process)
+            if self._stopping:  # it ended because it was told to
+                raise KeyboardInterrupt
         return code
 
     def stop(self) -> None:

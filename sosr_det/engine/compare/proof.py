@@ -1,0 +1,115 @@
+"""Whether twins saw the same batches: read from the digests in their run records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sosr_det.engine.compare.study import Study
+from sosr_det.engine.studies.records import completed_record
+
+
+def prove_pairs(study: Study, seeds: list[int]) -> dict[str, Any]:
+    """Compare the records of all arms seed by seed.
+
+    Args:
+        study: The comparison.
+        seeds: Those of which every arm has a completed run.
+
+    Returns:
+        ``paired``: whether every pair of twins had the same batches in every epoch; ``problems``: a sentence for each
+        pair that had not, naming it; ``warnings``: what differs beside the batches; ``seeds``: what was compared.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    rows = []
+    for seed in seeds:
+        found = {
+            arm.name: _of_run(completed_record(study.cell(arm, seed).run_dir) or {}) for arm in study.arms
+        }
+        first_name = study.arms[0].name
+        first = found[first_name]
+        for arm in study.arms:
+            own, pair = found[arm.name], f"{first_name} and {arm.name}, seed {seed}"
+            if not own["epochs"]:
+                problems.append(f"{arm.name}, seed {seed}: the run has no digests of its batches")
+            elif arm.name != first_name:
+                problems += _difference(pair, first["epochs"], own["epochs"])
+                warnings += _other_differences(pair, first, own)
+            problems += _other_weights(arm, seed, own)
+        equal = all(each["epochs"] and _digests(each) == _digests(first) for each in found.values())
+        rows.append(
+            {
+                "seed": seed,
+                "equal_batches": equal,
+                "num_epochs": len(first["epochs"]),
+                "num_batches": sum(each["num_batches"] for each in first["epochs"]),
+                "equal_weights_outside_backbone": len({each["outside_backbone"] for each in found.values()})
+                == 1,
+                "arms": found,
+            }
+        )
+    return {
+        "paired": bool(rows) and not problems,
+        "problems": problems,
+        "warnings": warnings,
+        "seeds": rows,
+    }
+
+
+def _of_run(record: dict[str, Any]) -> dict[str, Any]:
+    weights = record.get("initial_weights") or {}
+    return {
+        "epochs": record.get("batches") or [],
+        "backbone_digest": (record.get("backbone") or {}).get("digest"),
+        "outside_backbone": weights.get("outside_backbone"),
+        "outside_backbone_layout": weights.get("outside_backbone_layout"),
+        "mixes_batches": "batch_augments=" in (record.get("config_text") or ""),
+    }
+
+
+def _digests(run: dict[str, Any]) -> list[str]:
+    return [epoch["digest"] for epoch in run["epochs"]]
+
+
+def _difference(pair: str, first: list[dict], own: list[dict]) -> list[str]:
+    if not first:
+        return []  # told once, where the first arm's own row is looked at
+    if len(first) != len(own):
+        return [f"{pair}: {len(first)} and {len(own)} epochs"]
+    for a, b in zip(first, own, strict=True):
+        if a["digest"] != b["digest"]:
+            return [
+                f"{pair}: other batches in epoch {a['epoch']} ({a['num_batches']} of {a['digest'][:12]}…, "
+                f"{b['num_batches']} of {b['digest'][:12]}…)"
+            ]
+        if a["epoch"] != b["epoch"]:
+            return [f"{pair}: epochs {a['epoch']} and {b['epoch']} in the same place"]
+    return []
+
+
+def _other_differences(pair: str, first: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    found = []
+    if first["outside_backbone"] != own["outside_backbone"]:
+        same_layout = first["outside_backbone_layout"] == own["outside_backbone_layout"]
+        found.append(
+            f"{pair}: the weights outside of the backbone (neck, head) did not start the same"
+            + ("" if same_layout else ", as the two have other shapes")
+        )
+    states = [[epoch["random_state"] for epoch in run["epochs"]] for run in (first, own)]
+    if states[0] != states[1] and (first["mixes_batches"] or own["mixes_batches"]):
+        found.append(
+            f"{pair}: the models drew different random numbers in training, and these configs mix or resize batches "
+            "on the device, which the digests of the batches do not see"
+        )
+    return found
+
+
+def _other_weights(arm: Any, seed: int, own: dict[str, Any]) -> list[str]:
+    """A run of an entry must have started from that entry."""
+    if arm.weights is None or "://" not in arm.weights or arm.digest is None:
+        return []
+    if own["backbone_digest"] == arm.digest:
+        return []
+    return [
+        f"{arm.name}, seed {seed}: the run started from {str(own['backbone_digest'])[:12]}, expected {arm.digest[:12]}"
+    ]
