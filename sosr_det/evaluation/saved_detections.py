@@ -1,6 +1,10 @@
 """One file with ground truth and detections of a test: what tests leave, and analyses and comparisons read.
 
-A numpy archive without pickled objects; float64 throughout, so that nothing is rounded on the way.
+A numpy archive without pickled objects; float64 throughout, so that nothing is rounded on the way. Its arrays, for
+whoever reads it with ``numpy.load``: ``class_names``, ``image_ids``, perhaps ``image_sizes`` (width, height) and
+``image_paths``; of ground truth ``gt_label`` and ``gt_image`` (counting in the order of those names), ``gt_box``
+(x1, y1, x2, y2), ``gt_difficult``, ``gt_truncated`` (-1: not known); of detections ``label``, ``image``, ``box``,
+``score``.
 """
 
 from __future__ import annotations
@@ -13,16 +17,28 @@ import numpy as np
 
 from sosr_det.errors import DataError
 from sosr_det.evaluation.boxes import Detections, EvaluationSet, GroundTruth
+from sosr_det.evaluation.input_checks import check_class
 
 FILE_NAME = "detections.npz"
 _FORMAT = "sosr-det detections 1"
 _UNKNOWN = -1  # of a flag that nobody recorded
+# Boxes and scores, most of a file, compress to a half at best; zeros would to a thousandth.
+_MOST_EXPANSION = 50
+_ALWAYS_ALLOWED = 64 << 20
 
 
 def write_detections(path: str | Path, data: EvaluationSet) -> Path:
-    """Save a set, replacing the file atomically; the folder is made."""
+    """Save a set, replacing the file atomically; the folder is made.
+
+    Raises:
+        ValueError: a name that ends in a NUL character, which numpy would drop.
+        DataError: the file cannot be written; whatever was there before still is.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for names in (data.class_names, data.image_ids, data.image_paths or ()):
+        for name in names:
+            if name.endswith("\0"):
+                raise ValueError(f"{name!r} cannot be saved: it ends in a NUL character")
     truth = [data.ground_truth[name] for name in data.class_names]
     found = [data.detections[name] for name in data.class_names]
     arrays = {
@@ -47,13 +63,17 @@ def write_detections(path: str | Path, data: EvaluationSet) -> Path:
         arrays["image_paths"] = np.array(data.image_paths, dtype=str)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as stream:
-            np.savez_compressed(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as stream:
+                np.savez_compressed(stream, **arrays)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: the detections cannot be saved: {error}") from error
     return path
 
 
@@ -68,13 +88,23 @@ def read_detections_file(path: str | Path) -> EvaluationSet:
     if not path.is_file():
         raise DataError(f"{path}: no such file; `sosr-det test` leaves {FILE_NAME} in its work directory")
     try:
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if str(arrays["format"]) != _FORMAT:
             raise ValueError(f"its format is {str(arrays['format'])[:60]!r}, expected {_FORMAT!r}")
         return _read(arrays)
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not detections that `sosr-det test` saved: {error}") from error
+    # Whatever zip, zlib and numpy raise at bytes that are not what they should be, and there is much.
+    except Exception as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise DataError(f"{path}: not detections that `sosr-det test` saved, or damaged: {what}") from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_EXPANSION * path.stat().st_size + _ALWAYS_ALLOWED:
+        raise ValueError(f"it would expand to {size:,} bytes")
 
 
 def _read(arrays: dict[str, np.ndarray]) -> EvaluationSet:
@@ -96,9 +126,12 @@ def _read(arrays: dict[str, np.ndarray]) -> EvaluationSet:
         detections[name] = Detections(
             arrays["image"][of_class], arrays["box"][of_class], arrays["score"][of_class]
         )
+    image_ids = [str(name) for name in arrays["image_ids"]]
+    for name in class_names:
+        check_class(ground_truth[name], detections[name], name, len(image_ids))
     return EvaluationSet(
         class_names,
-        [str(name) for name in arrays["image_ids"]],
+        image_ids,
         ground_truth,
         detections,
         arrays.get("image_sizes"),
