@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os.path as osp
+import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ from sosr_det.compat import install_mmcv_ops
 from sosr_det.data.holdout import check_holdout, holdout_part
 from sosr_det.data.voc_annotations import AnnotationTable, MissingAnnotationError
 from sosr_det.data.voc_dataset.annotations import is_local, other_classes, read_listed
-from sosr_det.data.voc_dataset.images import AUTO, ImageFolder, find_images
+from sosr_det.data.voc_dataset.images import AUTO, ImageFolder, find_images, joined
 from sosr_det.data.voc_dataset.metainfo import (
     check_old_style,
     check_palette,
@@ -195,6 +196,17 @@ class CheckedVOCDataset(VOCDataset):
         self.load_report.num_images_filtered = len(self.data_list) - len(kept)
         return kept
 
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """As MMEngine's, without its garbage collection: that takes longer than all the rest, and frees nothing here.
+
+        Returns:
+            All records as one array of bytes, and where each one ends in it.
+        """
+        pieces = [pickle.dumps(record, protocol=4) for record in self.data_list]
+        self.data_list.clear()
+        ends = np.cumsum(np.array([len(piece) for piece in pieces], np.int64))
+        return np.frombuffer(bytearray().join(pieces), np.uint8), ends
+
     def prepare_data(self, idx: int) -> Any:
         """Record ``idx`` after the pipeline.
 
@@ -274,11 +286,12 @@ class CheckedVOCDataset(VOCDataset):
         problems = Problems(self.ann_file, len(image_ids), self.max_skipped_fraction)
         names = self._image_names(image_ids, problems)
         folder = osp.join(self.sub_data_root, self.img_subdir)
+        xml_paths = joined(osp.join(self.sub_data_root, self.ann_subdir), [f"{i}.xml" for i in image_ids])
         images = [
-            {"img_id": image_id, "img_path": osp.join(folder, name), "xml_path": self._xml_path(image_id)}
-            for image_id, name in zip(image_ids, names, strict=True)
+            {"img_id": image_id, "img_path": img_path, "xml_path": xml_path}
+            for image_id, img_path, xml_path in zip(image_ids, joined(folder, names), xml_paths, strict=True)
         ]
-        found = read_listed([i["xml_path"] for i in images], self.backend_args, self.annotation_cache)
+        found = read_listed(xml_paths, self.backend_args, self.annotation_cache)
         for position, error in found.problems.items():
             image = images[position]
             reason = str(error).removeprefix(f"{image['xml_path']}: ")

@@ -1,23 +1,31 @@
-"""Annotation files read one by one: bytes, what tells a changed file, and the parsers."""
+"""Annotation files: their bytes, what tells a changed file, and the parsers."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import islice
 
+from sosr_det.data.voc_annotations.table import RawObject
 from sosr_det.data.voc_annotations.usual import parse_usual
 from sosr_det.data.voc_xml import parse_voc_xml
 from sosr_det.errors import DataError
 
 # Device, inode, size in bytes, modification and change time in nanoseconds. The last cannot be set back by `touch`.
 Identity = tuple[int, int, int, int, int]
-Parsed = tuple[tuple[int, int] | None, list[tuple[str, bool | None, bool, Sequence[float]]]]
+UNKNOWN: Identity = (-1, -1, -1, -1, -1)
 
+# So many files are opened ahead of the one that is read, for a disk to work on all of them meanwhile: with nothing in
+# the page cache, reading 16,551 files takes a fifth of the time.
+_AHEAD = 128
 _63_BITS = (1 << 63) - 1
 _HAS_DIR_FD = {os.open, os.stat} <= os.supports_dir_fd
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FADVISE = getattr(os, "posix_fadvise", None)
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 
 class MissingAnnotationError(DataError):
@@ -25,40 +33,70 @@ class MissingAnnotationError(DataError):
 
 
 class Folder:
-    """Files of one folder, opened relative to it: with 16,551 files the path to it is worth walking only once."""
+    """Files of one folder, opened relative to it, so that the path to it is walked only once."""
 
     def __init__(self, path: str, descriptor: int | None) -> None:
         self.path = path
         self._descriptor = descriptor
 
-    def identity(self, name: str) -> Identity | None:
-        """The file's identity, of what a link points to; None if it cannot be told."""
+    def identities(self, names: Sequence[str]) -> list[Identity]:
+        """Each file's identity, of what a link points to; :data:`UNKNOWN` if it cannot be told."""
+        found = []
+        for name in names:
+            try:
+                found.append(_identity(os.stat(self._place(name), dir_fd=self._descriptor)))
+            except (OSError, ValueError):  # ValueError: a name with a null byte
+                found.append(UNKNOWN)
+        return found
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[bytes, Identity] | DataError]:
+        """Each file's content with its identity from before it was read, or why it cannot be read."""
+        ahead: deque[int | Exception] = deque()
+        to_open = iter(names)
         try:
-            return _identity(os.stat(self._place(name), dir_fd=self._descriptor))
-        except (OSError, ValueError):  # a name with a null byte
-            return None
+            ahead.extend(self._open(name) for name in islice(to_open, _AHEAD))
+            for name in names:
+                opened = ahead.popleft()
+                if isinstance(opened, OSError) and opened.errno in _TOO_MANY_OPEN:
+                    opened = self._open(name)  # some have been closed since
+                yield self._read(name, opened)
+                ahead.extend(self._open(name) for name in islice(to_open, 1))
+        finally:
+            for opened in ahead:
+                if isinstance(opened, int):
+                    os.close(opened)
 
-    def read(self, name: str) -> tuple[bytes, Identity]:
-        """The file's content, and its identity from before it was read.
-
-        Raises:
-            DataError: there is no such file, or it cannot be read.
-        """
-        path = os.path.join(self.path, name)
+    def _open(self, name: str) -> int | Exception:
         try:
             descriptor = os.open(self._place(name), _READ_ONLY, dir_fd=self._descriptor)
+        except (OSError, ValueError) as error:
+            return error
+        if _FADVISE is not None:
+            try:  # noqa: SIM105  (suppress costs more than the call)
+                _FADVISE(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            except OSError:  # advice only; a pipe cannot take it
+                pass
+        return descriptor
+
+    def _read(self, name: str, opened: int | Exception) -> tuple[bytes, Identity] | DataError:
+        path = os.path.join(self.path, name)
+        try:
+            if isinstance(opened, Exception):
+                raise opened
             try:
-                status = os.fstat(descriptor)
-                content = os.read(descriptor, status.st_size + 1)
+                status = os.fstat(opened)
+                content = os.read(opened, status.st_size + 1)
                 if len(content) != status.st_size:  # still growing, or longer than one read gives
-                    while piece := os.read(descriptor, 1 << 20):
+                    while piece := os.read(opened, 1 << 20):
                         content += piece
             finally:
-                os.close(descriptor)
+                os.close(opened)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingAnnotationError(f"{path}: no such file; expected an annotation as XML") from error
+            return _caused(
+                MissingAnnotationError(f"{path}: no such file; expected an annotation as XML"), error
+            )
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: the annotation cannot be read ({error})") from error
+            return _caused(DataError(f"{path}: the annotation cannot be read ({error})"), error)
         return content, _identity(status)
 
     def _place(self, name: str) -> str:
@@ -81,25 +119,25 @@ def open_folder(path: str) -> Iterator[Folder]:
             os.close(descriptor)
 
 
-def parse(content: bytes, path: str | Path) -> Parsed:
-    """What :func:`sosr_det.data.voc_xml.parse_voc_xml` says of a file, fast where the file is of the usual shape.
+def parse(content: bytes, path: str) -> tuple[tuple[int, int] | None, list[RawObject]]:
+    """Size and objects of an annotation as :func:`sosr_det.data.voc_xml.parse_voc_xml` finds them, usually faster.
 
     Raises:
         DataError: As that.
     """
     usual = parse_usual(content)
-    if usual is None:
-        annotation = parse_voc_xml(content, str(path))
-        return annotation.size, [(o.name, o.truncated, o.difficult, o.box) for o in annotation.objects]
-    size, objects = usual
-    return size, [
-        (name.decode("ascii"), None if truncated is None else truncated == b"1", difficult == b"1",
-         (float(xmin), float(ymin), float(xmax), float(ymax)))
-        for name, truncated, difficult, xmin, ymin, xmax, ymax in objects
-    ]  # fmt: skip
+    if usual is not None:
+        return usual
+    annotation = parse_voc_xml(content, path)
+    return annotation.size, [(o.name, o.truncated, o.difficult, *o.box) for o in annotation.objects]
 
 
 def _identity(status: os.stat_result) -> Identity:
     # Some network file systems use all 64 bits for the first two; our arrays are signed.
     device, inode = status.st_dev & _63_BITS, status.st_ino & _63_BITS
     return device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _caused(problem: DataError, cause: Exception) -> DataError:
+    problem.__cause__ = cause
+    return problem

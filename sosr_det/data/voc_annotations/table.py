@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -79,45 +80,50 @@ class AnnotationTable:
         )
 
 
+# Name, truncated, difficult, xmin, ymin, xmax, ymax; each as in the file (bytes) or already parsed, None: not in it.
+# Conversion is left to the end, where a column at a time takes a third of the time of an object at a time.
+RawObject = tuple[bytes | str, bytes | bool | None, bytes | bool | None, *tuple[bytes | float, ...]]
+
+_FLAGS = {None: -1, b"0": 0, b"1": 1, False: 0, True: 1}
+
+
 class TableBuilder:
     """Collects images one by one."""
 
     def __init__(self) -> None:
         self._sizes: list[tuple[int, int]] = []
         self._counts: list[int] = []
-        self._codes: dict[str, int] = {}
-        self._classes: list[int] = []
-        self._numbers: list[float] = []
-        self._difficult: list[bool] = []
-        self._truncated: list[bool | None] = []
+        self._objects: list[RawObject] = []
 
-    def add(
-        self,
-        size: tuple[int, int] | None,
-        objects: Sequence[tuple[str, bool | None, bool, Sequence[float]]],
-    ) -> None:
-        """Append an image with its objects ``(name, truncated, difficult, box)``."""
+    def add(self, size: tuple[int, int] | None, objects: Sequence[RawObject]) -> None:
+        """Append an image with its objects."""
         self._sizes.append(size or (0, 0))
         self._counts.append(len(objects))
-        for name, truncated, difficult, box in objects:
-            self._classes.append(self._codes.setdefault(name, len(self._codes)))
-            self._truncated.append(truncated)
-            self._difficult.append(difficult)
-            self._numbers.extend(box)
+        self._objects.extend(objects)
 
     def build(self) -> AnnotationTable:
         """The images so far."""
-        truncated = self._truncated
+        columns = list(zip(*self._objects, strict=True)) or [()] * 7
+        names = columns[0]
+        codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+        truncated, difficult = (_converted(column, _FLAGS.__getitem__, np.int8) for column in columns[1:3])
+        boxes = [_converted(column, float, np.float64) for column in columns[3:]]
         return _with_sorted_classes(
-            tuple(self._codes),
+            tuple(name if isinstance(name, str) else name.decode("ascii") for name in codes),
             np.array(self._sizes, np.int64).reshape(-1, 2),
             _offsets(np.array(self._counts, np.int64)),
-            np.array(self._classes, np.int64),
-            np.array(self._numbers, np.float64).reshape(-1, 4),
-            np.array(self._difficult, bool),
-            np.array([value is True for value in truncated], bool),
-            np.array([value is not None for value in truncated], bool),
+            _converted(names, codes.__getitem__, np.int64),
+            np.stack(boxes, axis=1),
+            difficult == 1,
+            truncated == 1,
+            truncated >= 0,
         )
+
+
+def _converted(column: Sequence[Any], convert: Callable[[Any], Any], dtype: type) -> np.ndarray:
+    """The column's values, each distinct one converted once: there are far fewer of them than objects."""
+    values = {value: convert(value) for value in set(column)}
+    return np.fromiter(map(values.__getitem__, column), dtype, len(column))
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import re
 
-# (name, truncated | None, difficult | None, xmin, ymin, xmax, ymax), all as in the file.
-UsualObject = tuple[bytes, bytes | None, bytes | None, bytes, bytes, bytes, bytes]
+from sosr_det.data.voc_annotations.table import RawObject
 
 _SPACE = rb"[ \t\r\n]*"
 _TEXT_CHARACTERS = rb" -%'-;=?-~"  # printable ASCII without & < >
@@ -87,7 +86,7 @@ _START = re.compile(rb"%s%s<annotation>%s" % (_DECLARATION, _SPACE, _SPACE))
 _END = re.compile(rb"</annotation>%s\Z" % _SPACE)
 
 
-def parse_usual(content: bytes) -> tuple[tuple[int, int] | None, list[UsualObject]] | None:
+def parse_usual(content: bytes) -> tuple[tuple[int, int] | None, list[RawObject]] | None:
     """``(size, objects)`` of a file of the usual shape, None for any other.
 
     Args:

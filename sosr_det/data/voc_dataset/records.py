@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sosr_det.data.no_collection import no_collection
 from sosr_det.data.voc_annotations import AnnotationTable
 from sosr_det.data.voc_dataset.report import VOCLoadReport
 
@@ -103,7 +102,7 @@ def build_records(
         report.boxes_per_class[name] += count
 
     bounds = image_bounds(table, rows)
-    with _no_collection():
+    with no_collection():
         instances = [
             {"ignore_flag": ignored, "bbox": box, "bbox_label": label}
             for ignored, box, label in zip(
@@ -131,15 +130,3 @@ def build_records(
 def image_bounds(table: AnnotationTable, rows: np.ndarray) -> list[int]:
     """Where each image's part of ``rows`` (sorted rows of the table) begins, and the end of the last; N + 1 numbers."""
     return np.searchsorted(rows, table.offsets).tolist()
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without garbage collection, which would walk through every object of the process again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
