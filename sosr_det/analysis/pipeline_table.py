@@ -17,9 +17,10 @@ def collect_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """One row per published backbone, and one per other start (torchvision, random), from all runs below ``paths``.
 
     A fine-tuning or detection run belongs to the row of the backbone it started from, joined by digest. Values are
-    those of each run's best epoch, as the paper reports them. Several runs in one cell keep the latest finished. Runs
-    on other data than CUB-200-2011 or the 20 VOC classes get columns that name that data. Runs that did not
-    complete are left out.
+    those of each run's best epoch, as the paper reports them; of a detector whose epoch was not chosen on the test set,
+    the latest test of its kept checkpoint with the config's own settings, and the score that it was chosen by under
+    "chosen by". Several runs in one cell keep the latest finished. Runs on other data than CUB-200-2011 or the 20 VOC
+    classes get columns that name that data. Runs that did not complete are left out.
 
     Returns:
         Dicts with ``backbone`` and one entry per known column title; top-1 and mAP in percent, ECE as a fraction.
@@ -78,22 +79,49 @@ def _record_files(path: Path) -> list[Path]:
 
 
 def _values(record: dict[str, Any]) -> dict[str, float]:
-    """Column title -> value of the run's best epoch."""
+    """Column title -> value of the run's best epoch, or of its test."""
     best = (record.get("best") or {}).get("val") or {}
     data = (record.get("data") or {}).get("val") or {}
     if record["stage"] == "detection":
-        num_classes = len(data.get("classes") or [])
-        if num_classes == _VOC_NUM_CLASSES:
-            wanted = {"voc/map_11point": "VOC2007 mAP 11-point", "voc/map_area": "area"}
-        else:
-            wanted = {"voc/map_11point": f"mAP 11-point ({num_classes} classes: {record['config_name']})"}
-    elif record["stage"] == "finetune":
+        return _detection_values(record)
+    if record["stage"] == "finetune":
         is_cub = data.get("type") == "CUB200"
         wanted = {"accuracy/top1": "CUB top-1 %" if is_cub else f"top-1 % ({record['config_name']})"}
     else:
         wanted = {"accuracy/top1": "top-1 %", "accuracy/ece": "ECE"}
-    scale = 100 if record["stage"] == "detection" else 1
-    return {title: scale * best[metric] for metric, title in wanted.items() if best.get(metric) is not None}
+    return {title: best[metric] for metric, title in wanted.items() if best.get(metric) is not None}
+
+
+def _detection_values(record: dict[str, Any]) -> dict[str, float]:
+    """mAP in percent. A number that an epoch was chosen by is marked as such, and never stands as a test's."""
+    data = record.get("data") or {}
+    num_classes = len(((data.get("val") or data.get("train") or {}).get("classes")) or [])
+    if num_classes == _VOC_NUM_CLASSES:
+        wanted, name = {"voc/map_11point": "VOC2007 mAP 11-point", "voc/map_area": "area"}, "VOC"
+    else:
+        name = f"{num_classes} classes: {record['config_name']}"
+        wanted = {"voc/map_11point": f"mAP 11-point ({name})"}
+    best = (record.get("best") or {}).get("val") or {}
+    selection = record.get("selection")
+    if (
+        selection is None or selection["on"] == "test"
+    ):  # records without one are of runs that validated on test
+        scores, chosen_by = best, {}
+    else:
+        scores, chosen_by = _plain_test(record), best
+    values = {title: 100 * scores[key] for key, title in wanted.items() if scores.get(key) is not None}
+    if chosen_by.get("voc/map_11point") is not None and selection["on"] == "val":
+        values[f"chosen by: mAP on held-out images ({name})"] = 100 * chosen_by["voc/map_11point"]
+    return values
+
+
+def _plain_test(record: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of the latest test of the kept checkpoint as the config says; empty where there was none."""
+    kept = (record.get("best") or {}).get("checkpoint")
+    for test in reversed(record.get("tests") or []):
+        if not test["changed_settings"] and not test["cfg_options"] and kept in (None, test["checkpoint"]):
+            return test["metrics"]
+    return {}
 
 
 def _format(title: str, value: Any) -> str:

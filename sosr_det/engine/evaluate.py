@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.backbone.source import check_detector
-from sosr_det.engine.configs import bare_type, load_config, walk_dicts
+from sosr_det.engine.configs import bare_type, find_registered, load_config, walk_dicts
 from sosr_det.engine.inference_settings import InferenceSettings, apply_inference_settings
 from sosr_det.engine.predictions import name_images, save_predictions
 from sosr_det.engine.provenance import dataset_record, utc_now
@@ -165,10 +166,14 @@ def _apply_settings(cfg: Any, settings: InferenceSettings) -> dict[str, Any] | N
 
 def _trained_classes(cfg: Any, loaded: dict) -> Sequence[str] | None:
     """The classes that a VOC-format detector was trained on, where the config names others; says so."""
+    from sosr_det.registry.safe_load import extract_state_dict
+
     trained = ((loaded.get("meta") or {}).get("dataset_meta") or {}).get("classes")
     leaves = [n for n in walk_dicts(cfg.get("test_dataloader")) if bare_type(n.get("type")) in VOC_TYPES]
-    if not trained or not leaves:
-        return None
+    if not trained or not leaves or not any("bbox_head" in name for name in extract_state_dict(loaded)):
+        return (
+            None  # nothing to go by, other data, or no detector, which the comparison of the weights will say
+        )
     named = [(leaf.get("metainfo") or {}).get("classes") for leaf in leaves]
     if any(names is not None and tuple(names) == tuple(trained) for names in named):
         return None
@@ -184,10 +189,15 @@ def _save_detections(cfg: Any, path: Path) -> Path | None:
     """Have the config's VOC metric save its detections; None where it has no such metric."""
     evaluators = cfg.get("test_evaluator")
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        if isinstance(evaluator, dict) and bare_type(evaluator.get("type")) == "VOCDevkitMetric":
+        if isinstance(evaluator, dict) and _saves_detections(evaluator.get("type")):
             evaluator["save_to"] = str(path)
             return path
     return None
+
+
+def _saves_detections(kind: Any) -> bool:
+    metric = find_registered(str(kind)) if bare_type(kind) == "VOCDevkitMetric" else None
+    return metric is not None and "save_to" in inspect.signature(metric.__init__).parameters
 
 
 def require_same_weights(model_state: dict[str, Any], file_state: dict[str, Any], source: str) -> None:

@@ -277,7 +277,7 @@ def detector(pretrained, demo, tmp_path_factory):
         return run_training(
             TrainOptions(
                 DETECT, work_dir=work_dir, data_root=demo.voc_devkit, total_epochs=1, publish_as="retina@v1",
-                cfg_options=NO_WORKERS,
+                select_on="test", cfg_options=NO_WORKERS,
             )
         )  # fmt: skip
 

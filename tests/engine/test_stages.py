@@ -142,7 +142,10 @@ def detector(pretrained, demo, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOSR_REGISTRY", str(pretrained[0]))
         folder = tmp_path_factory.mktemp("detector")
-        return run_training(options(DETECT, folder / "run", demo.voc_devkit, total_epochs=2))
+        # On test, so that the recorded score can be compared with what a test gives.
+        return run_training(
+            options(DETECT, folder / "run", demo.voc_devkit, total_epochs=2, select_on="test")
+        )
 
 
 def test_detection_runs_from_the_registry(detector, registry):
@@ -395,9 +398,7 @@ def test_a_resumed_run_keeps_its_backbone_when_the_tag_moves(
     shutil.copytree(finetuned, tmp_path / "run")
     monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "registry"))
     original = read_run_record(finetuned)["backbone"]["digest"]
-    export_run(
-        pretrained[1] / "epoch_2.pth", "resnet18-demo-sosr", license_name="MIT"
-    )  # another manifest
+    export_run(pretrained[1] / "epoch_2.pth", "resnet18-demo-sosr", license_name="MIT")  # another manifest
     assert Registry().resolve("sosr://resnet18-demo-sosr").digest != original
     with pytest.raises(ConfigError, match="would be another run"):
         run_training(options(FINETUNE, tmp_path / "run", demo.cub, resume=True, backbone="random"))

@@ -81,6 +81,14 @@ class TrainLossPlateauLR(ReduceOnPlateauLR):
             )
         super().step(None)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over what was seen, but not the saved range of epochs.
+
+        mmengine sets ``end`` to the number of epochs of the run, and would end the schedule of a resumed run there
+        although more epochs were asked for.
+        """
+        super().load_state_dict({key: v for key, v in state_dict.items() if key not in ("begin", "end")})
+
 
 @HOOKS.register_module()
 class TrainLossPlateauHook(Hook):
