@@ -219,11 +219,12 @@ def test_any_set_equals_the_reference(ground_truth, detections):
     assert_equals_reference(ground_truth, detections)
 
 
-def test_chunks_do_not_change_the_result(monkeypatch):
+def test_chunks_and_blocks_do_not_change_the_result(monkeypatch):
     ground_truth, detections = random_rows(np.random.default_rng(11), 60)
     whole = evaluate(ground_truth, detections)
-    for pairs in (1, 7, 50):
+    for pairs, rows in ((1, 1000), (7, 13), (50, 1), (1000, 40)):
         monkeypatch.setattr(matching, "_PAIRS_PER_CHUNK", pairs)
+        monkeypatch.setattr(matching, "_ROWS_PER_BLOCK", rows)
         chunked = evaluate(ground_truth, detections)
         assert chunked.ap_area == whole.ap_area
         np.testing.assert_array_equal(chunked.precision, whole.precision)
