@@ -150,6 +150,8 @@ def test_ground_truth_in_the_file_does_no_harm(tmp_path):
         (replaced(bboxes=np.zeros((1, 5))), r"have the shapes \[1, 5\]"),
         (replaced(labels=np.zeros(1)), "labels are float64, expected whole numbers"),
         (replaced(scores=np.array([True])), "boxes and scores are float32 and bool, expected real numbers"),
+        (replaced(bboxes=np.array(1.0)), r"have the shapes \[\], \[1\] and \[1\]"),
+        (plain(10**5000), "image <int of absurd size> is not in the image set"),
         (replaced(scores=None), "has no tensor scores"),
         ({"img_id": "000002"}, r"entry 2 has no pred_instances \(with the keys 'img_id'\)"),
         ([1], "entry 2 has no pred_instances"),

@@ -10,7 +10,7 @@ Boxes are given as they are in the file, ``x1, y1, x2, y2``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,18 +69,18 @@ def read_mmdet_pickle(
     if not isinstance(document, list) or not document:
         raise DataError(f"{path}: holds {shown(document)}; {_EXPECTED}")
     if isinstance(document[0], dict):
-        images = _version_3(path, document, image_names)
+        images = _version_3(path, document)
         layout: Literal[3, 2] = 3
     else:
-        images = _version_2(path, document, image_names, class_names)
+        images = _version_2(path, document, class_names)
         layout = 2
     boxes, labels, scores, counts = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0)], []
     total = 0
     for where, box, label, score in images:
+        _check_image(f"{path}: {where}", box, label, score, len(class_names))
         total += len(box)
         if 8 * total > len(content):  # four numbers of two bytes a box
             raise DataError(f"{path}: {where}: more boxes than the file has room for; it repeats them")
-        _check_image(f"{path}: {where}", box, label, score, len(class_names))
         boxes.append(box.astype(np.float64))
         labels.append(label.astype(np.int64))
         scores.append(score.astype(np.float64))
@@ -98,8 +98,7 @@ def read_mmdet_pickle(
 Image = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # where it is; boxes, labels, scores
 
 
-def _version_3(path: Path, document: list[Any], image_names: ImageNames) -> list[Image]:
-    images = []
+def _version_3(path: Path, document: list[Any]) -> Iterator[Image]:
     for number, entry in enumerate(document, 1):
         where = f"entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("pred_instances"), dict):
@@ -112,14 +111,10 @@ def _version_3(path: Path, document: list[Any], image_names: ImageNames) -> list
         ]
         if missing:
             raise DataError(f"{path}: {where}: pred_instances has no tensor {listed(missing)}; {_EXPECTED}")
-        images.append((where, found["bboxes"], found["labels"], found["scores"]))
-    return images
+        yield where, found["bboxes"], found["labels"], found["scores"]
 
 
-def _version_2(
-    path: Path, document: list[Any], image_names: ImageNames, class_names: Sequence[str]
-) -> list[Image]:
-    images = []
+def _version_2(path: Path, document: list[Any], class_names: Sequence[str]) -> Iterator[Image]:
     for number, entry in enumerate(document, 1):
         where = f"entry {number}"
         per_class = entry[0] if isinstance(entry, tuple) and len(entry) == 2 else entry
@@ -136,8 +131,7 @@ def _version_2(
                 raise DataError(f"{path}: {where}, class {name!r}: expected an array [N, 5], got {got}")
         table = np.concatenate(per_class)
         labels = np.repeat(np.arange(len(class_names)), [len(each) for each in per_class])
-        images.append((where, table[:, :4], labels, table[:, 4]))
-    return images
+        yield where, table[:, :4], labels, table[:, 4]
 
 
 def _check_image(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 200
 
 
 def shown(value: object, longest: int = 80) -> str:
-    """``repr`` of a value, cut to ``longest`` characters."""
+    """``repr`` of a value that may be of any size and depth, cut to ``longest`` characters."""
     if isinstance(value, bytes):
         value = value[: 4 * longest].decode("utf-8", "backslashreplace")
-    text = repr(value[: 4 * longest] if isinstance(value, str) else value)
+    try:
+        text = repr(value[: 4 * longest]) if isinstance(value, str) else _REPR.repr(value)
+    except ValueError:  # a whole number of more digits than Python converts
+        text = f"<{type(value).__name__} of absurd size>"
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
