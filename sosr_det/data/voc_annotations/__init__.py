@@ -2,6 +2,14 @@
 
 from sosr_det.data.voc_annotations.files import MissingAnnotationError
 from sosr_det.data.voc_annotations.read import ReadAnnotations, read_annotations
+from sosr_det.data.voc_annotations.scan import find_voc_folders, scan_classes
 from sosr_det.data.voc_annotations.table import AnnotationTable
 
-__all__ = ["AnnotationTable", "MissingAnnotationError", "ReadAnnotations", "read_annotations"]
+__all__ = [
+    "AnnotationTable",
+    "MissingAnnotationError",
+    "ReadAnnotations",
+    "find_voc_folders",
+    "read_annotations",
+    "scan_classes",
+]

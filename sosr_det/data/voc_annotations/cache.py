@@ -64,11 +64,15 @@ def load(folder: str) -> CachedFolder | None:
     """What is kept of ``folder``, or None."""
     try:
         file = _file(folder)
+    except RuntimeError:  # no home folder
+        return None
+    try:
         if not is_private(file):
             raise ValueError("others can write it")
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves its own file open when it does not know the content.
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return _unpacked({name: arrays[name] for name in arrays.files}, folder)
-    except (FileNotFoundError, RuntimeError):  # nothing kept yet; no home folder
+    except FileNotFoundError:  # nothing kept yet
         return None
     except Exception as error:  # damage can make the reader of the format raise nearly anything
         logger.warning("%s: this cache of annotations is ignored and made anew: %s", file, error)

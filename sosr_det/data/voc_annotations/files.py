@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 
 from sosr_det.data.voc_annotations.table import RawObject
 from sosr_det.data.voc_annotations.usual import parse_usual
@@ -52,15 +51,18 @@ class Folder:
     def read(self, names: Sequence[str]) -> Iterator[tuple[bytes, Identity] | DataError]:
         """Each file's content with its identity from before it was read, or why it cannot be read."""
         ahead: deque[int | Exception] = deque()
-        to_open = iter(names)
+        depth = _AHEAD
+        next_to_open = 0
         try:
-            ahead.extend(self._open(name) for name in islice(to_open, _AHEAD))
             for name in names:
-                opened = ahead.popleft()
-                if isinstance(opened, OSError) and opened.errno in _TOO_MANY_OPEN:
-                    opened = self._open(name)  # some have been closed since
-                yield self._read(name, opened)
-                ahead.extend(self._open(name) for name in islice(to_open, 1))
+                while next_to_open < len(names) and len(ahead) < depth:
+                    opened = self._open(names[next_to_open])
+                    if isinstance(opened, OSError) and opened.errno in _TOO_MANY_OPEN and ahead:
+                        depth = max(1, len(ahead) // 2)  # leave some to others
+                        break
+                    ahead.append(opened)
+                    next_to_open += 1
+                yield self._read(name, ahead.popleft())
         finally:
             for opened in ahead:
                 if isinstance(opened, int):
