@@ -332,6 +332,24 @@ def test_ten_corruptions_of_real_annotations_are_told_once_each(unpacked, tmp_pa
     assert found(verify_dataset("voc-format", folder, classes=VOC_CLASSES)) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("000002  1", "second column, as VOC's lists of a class have: use the plain list"),
+        ("000002.jpg", "list ids without the file's ending"),
+        ("unknown", "train.txt lists it"),
+    ],
+)
+def test_the_reason_of_a_missing_file_says_how_it_comes_about(devkit, line, hint):
+    append("train.txt", "trainval.txt", line=line)(devkit)
+    report = verify_dataset("voc-format", devkit)
+    assert found(report) == [
+        ("missing", f"VOC2007/Annotations/{line}.xml"),
+        ("missing", f"VOC2007/JPEGImages/{line}.jpg"),
+    ]
+    assert all(problem.reason.endswith(hint) for problem in report.problems)
+
+
 # ---- what is said of training is what training does ----
 
 
@@ -431,6 +449,7 @@ def test_classes_may_be_named(devkit):
     report = verify_dataset("voc-format", devkit / "VOC2007", classes=["dog", "persons", "zebra"])
     assert set(found(report)) == {("class", f"Annotations/00000{i}.xml") for i in range(1, 6)}
     assert "'person' is none of the 3 classes; is 'persons' meant?" in report.problems[0].reason
+    assert [p.path for p in report.problems] == sorted(p.path for p in report.problems)  # not in the lists' order
     assert report.notes == [
         "objects of unknown classes: 'person' (5); known are dog, persons, zebra",
         "no objects of 2 of the 3 classes: persons, zebra",
