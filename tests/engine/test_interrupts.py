@@ -34,8 +34,16 @@ def train(demo, tmp_path, capsys):
     return run
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT is Ctrl-C, as in a terminal: the processes of pytest-xdist ignore it, and so do background jobs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_the_second_epoch(train, tmp_path, monkeypatch, number, code):
+def test_a_signal_in_the_second_epoch(train, tmp_path, monkeypatch, ctrl_c, number, code):
     with monkeypatch.context() as patch:
         patch.setattr(
             IterTimerHook,
