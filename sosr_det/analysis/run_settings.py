@@ -81,6 +81,8 @@ def config_settings(text: str) -> dict[str, str]:
         key, value = statement.targets[0].id, _value(statement.value)
         if key == "custom_hooks":
             value = _foreign_hooks(value)
+        if key == "train_dataloader":
+            value = _without_seeding(value)
         if key in _SETTING_KEYS and not (key in ("custom_hooks", "load_from") and not value):
             _flatten(key, value, settings)
     return {key: value for key, value in settings.items() if not _NO_SETTING.fullmatch(key)}
@@ -166,6 +168,14 @@ def _foreign_hooks(hooks: Any) -> dict[str, Any]:
         if kind not in _OWN_HOOKS:
             found.setdefault(kind, []).append(arguments)
     return {kind: each if len(each) > 1 else each[0] for kind, each in found.items()}
+
+
+def _without_seeding(loader: Any) -> Any:
+    """A paired run's data set without its wrapper: where its random numbers come from changes nothing else."""
+    dataset = loader.get("dataset") if isinstance(loader, dict) else None
+    if isinstance(dataset, dict) and dataset.get("type") == "SampleSeededDataset":
+        return {**loader, "dataset": dataset["dataset"]}
+    return loader
 
 
 def _flatten(key: str, value: Any, settings: dict[str, str]) -> None:

@@ -232,6 +232,10 @@ def unaugmented_training_set(train_config: Any, val_config: Any, built: Any = No
     Raises:
         ConfigError: the configs have no single pipeline to exchange.
     """
+    if (
+        isinstance(train_config, dict) and train_config.get("type") == "SampleSeededDataset"
+    ):  # of a paired run
+        train_config, built = train_config["dataset"], getattr(built, "dataset", built)
     for name, config in (("train", train_config), ("val", val_config)):
         if not isinstance(config, dict) or innermost(config).get("pipeline") is None:
             raise ConfigError(

@@ -19,6 +19,7 @@ from sosr_det.evaluation.student_t import t_quantile
 from sosr_det.evaluation.weighted_ap import rank_class, weighted_ap
 
 FEWEST_SEEDS = 3  # of a verdict that two arms differ
+_ROUNDING = 1e-12  # a sum that is 0 but for rounding is no difference
 _NORMAL_QUANTILE = {0.95: 1.959963984540054}
 
 
@@ -89,7 +90,7 @@ class Interval:
         return (
             self.half_width is not None
             and self.num_seeds >= FEWEST_SEEDS
-            and abs(self.difference) > self.half_width
+            and abs(self.difference) - self.half_width > _ROUNDING
         )
 
     def to_dict(self) -> dict[str, Any]:

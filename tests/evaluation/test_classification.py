@@ -133,7 +133,7 @@ def test_objects_half_precision_and_config():
 def test_little_is_kept_per_sample():
     metric = ClassificationMetric()
     metric.process({}, [{"scores": torch.full((1000,), 1e-3), "label": 3}])
-    assert [tuple(map(type, r)) for r in metric.results] == [(int, float, float, int)]
+    assert [tuple(map(type, r)) for r in metric.results] == [(int, float, float, int, int, int)]
 
 
 @pytest.mark.parametrize(
@@ -162,4 +162,4 @@ def test_unusable_options_and_no_samples():
     with pytest.raises(ValueError, match="no samples"):
         ClassificationMetric().evaluate(0)
     with pytest.raises(ValueError, match=r"different numbers of classes: \[2, 3\]"):
-        ClassificationMetric().compute_metrics([(0, 0.9, 0.9, 2), (0, 0.9, 0.9, 3)])
+        ClassificationMetric().compute_metrics([(0, 0.9, 0.9, 2, 1, 1), (0, 0.9, 0.9, 3, 1, 1)])

@@ -72,7 +72,7 @@ def draw_seeds(result: dict[str, Any], metric: str, folder: Path) -> Path:
 
 def draw_classes(pairs: list[dict[str, Any]], metric: str, folder: Path) -> Path:
     """One row per class: the difference to the first arm with its own interval."""
-    names = list(pairs[0]["per_class"])[:_MOST_CLASSES]
+    names, title = _shown_classes(pairs)
     figure, axes = new_figure(1, 1, 7, 1.6 + 0.3 * len(names) * max(1, 0.6 * len(pairs)))
     ax = axes[0, 0]
     for number, pair in enumerate(pairs):
@@ -91,14 +91,32 @@ def draw_classes(pairs: list[dict[str, Any]], metric: str, folder: Path) -> Path
     ax.set_yticks(range(len(names)), [_short(name) for name in names], fontsize="small")
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_title(
-        f"difference to {_short(pairs[0]['reference'])} per class, {TITLES[metric]},\n"
+        f"difference to {_short(pairs[0]['reference'])} {title}, {TITLES[metric]},\n"
         "percentage points, each with its own 95 % interval",
         fontsize="small",
     )
+    # Intervals of few seeds and images may be wider than any difference can be.
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -100), min(high, 100))
     if len(pairs) > 1:
         ax.legend(fontsize="x-small")
     data = {"metric": metric, "classes": names, "pairs": [_plotted(p) for p in pairs]}
     return save(figure, data, folder, "classes")[0]
+
+
+def _shown_classes(pairs: list[dict[str, Any]]) -> tuple[list[str], str]:
+    """All classes in their order, or those with the largest differences where a picture cannot hold all."""
+    names = list(pairs[0]["per_class"])
+    if len(names) <= _MOST_CLASSES:
+        return names, "per class"
+
+    def largest(name: str) -> float:
+        found = (pair["per_class"][name] for pair in pairs)
+        return max((abs(each["difference"]) for each in found if each), default=-1.0)
+
+    chosen = set(sorted(names, key=largest, reverse=True)[:_MOST_CLASSES])
+    shown = [name for name in names if name in chosen]
+    return shown, f"in the {_MOST_CLASSES} of {len(names)} classes where it is largest"
 
 
 def _interval(ax: Any, place: int, pair: dict[str, Any], colour: str) -> None:

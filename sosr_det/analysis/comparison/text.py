@@ -41,7 +41,7 @@ def verdict(pair: dict[str, Any], metric: str, *, paired: bool) -> str:
 
 def points(fraction: float) -> str:
     """A difference in percentage points, with its sign."""
-    return f"{100 * fraction:+.2f}"
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"  # never -0.00
 
 
 def percent(value: float | None, std: float | None = None) -> str:

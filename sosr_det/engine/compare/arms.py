@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,10 @@ class Arm:
 
 
 def make_arms(
-    configs: Sequence[tuple[str, Any]], backbones: Sequence[str], pinned: dict[str, tuple[str, str | None]]
+    configs: Sequence[tuple[str, Any]],
+    backbones: Sequence[str],
+    pinned: dict[str, tuple[str, str | None]],
+    known: Sequence[Arm] = (),
 ) -> list[Arm]:
     """Every config with every backbone, configs first.
 
@@ -51,6 +54,7 @@ def make_arms(
         configs: names and loaded configs, overrides applied.
         backbones: URIs, files or ``random``; none means each config's own.
         pinned: backbones that were pinned before, as ``weights`` and ``digest``; they keep them. New ones are added.
+        known: arms that were named before: a name does not change when others join.
 
     Raises:
         ConfigError: fewer than two arms, a config or backbone given twice.
@@ -66,19 +70,30 @@ def make_arms(
         )
     config_labels = _labels([_stem(name) for name, _ in configs])
     backbone_labels = _labels([_backbone_name(uri) for uri in backbones])
+    names_before = {(arm.config, arm.backbone): arm.name for arm in known}
     arms = []
     for (config, cfg), config_label in zip(configs, config_labels, strict=True):
         for uri, backbone_label in zip(
             backbones or [own_backbone(cfg)], backbone_labels or [""], strict=True
         ):
             parts = [config_label if len(configs) > 1 else "", backbone_label]
-            name = "_on_".join(filter(None, parts))
+            name = names_before.get((config, uri)) or "_on_".join(filter(None, parts))
             weights, digest = (None, None) if uri is None else _pin(uri, pinned)
             arms.append(Arm(name, config, config_digest(cfg), uri, weights, digest))
-    names = [arm.name for arm in arms]
-    if len(set(map(str.lower, names))) < len(names):  # as folders on any file system
-        raise ConfigError(f"the arms' names would not be unique: {', '.join(names)}.")
-    return arms
+    return _distinct(arms, set(names_before.values()))
+
+
+def _distinct(arms: list[Arm], taken: set[str]) -> list[Arm]:
+    """No two names alike, nor alike but for upper and lower case, which some file systems do not tell apart."""
+    used = {name.lower() for name in taken}
+    distinct = []
+    for arm in arms:
+        if arm.name not in taken and arm.name.lower() in used:
+            suffix = hashlib.sha256(f"{arm.config}\n{arm.backbone}".encode()).hexdigest()[:6]
+            arm = replace(arm, name=f"{arm.name}-{suffix}")
+        used.add(arm.name.lower())
+        distinct.append(arm)
+    return distinct
 
 
 def own_backbone(cfg: Any) -> str | None:

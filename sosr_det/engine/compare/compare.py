@@ -95,7 +95,7 @@ def _plan(options: CompareOptions) -> Study:
     folder = Path(options.work_dir or Path("work_dirs") / f"compare_{Path(options.configs[0]).stem}")
     before = read_study(folder)
     pinned = dict(before.pinned) if before else {}
-    arms = make_arms(configs, options.backbones, pinned)
+    arms = make_arms(configs, options.backbones, pinned, before.arms if before else ())
     study = Study(folder, kind, arms, list(parse_seeds(options.seeds)), _shared(options), pinned)
     if before is not None:
         study.grown = before.grown + require_same_study(before, study, extend=options.extend)

@@ -33,8 +33,8 @@ def prove_pairs(study: Study, seeds: list[int]) -> dict[str, Any]:
             if not own["epochs"]:
                 problems.append(f"{arm.name}, seed {seed}: the run has no digests of its batches")
             elif arm.name != first_name:
-                problems += _difference(pair, first["epochs"], own["epochs"])
-                warnings += _other_differences(pair, first, own)
+                problems += _difference(pair, first, own)
+                warnings += _other_weights_outside(pair, first, own)
             problems += _other_weights(arm, seed, own)
         equal = all(each["epochs"] and _digests(each) == _digests(first) for each in found.values())
         rows.append(
@@ -71,12 +71,13 @@ def _digests(run: dict[str, Any]) -> list[str]:
     return [epoch["digest"] for epoch in run["epochs"]]
 
 
-def _difference(pair: str, first: list[dict], own: list[dict]) -> list[str]:
-    if not first:
+def _difference(pair: str, first: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """What the batches of a pair differ in: the first difference alone, since the rest follows from it."""
+    if not first["epochs"]:
         return []  # told once, where the first arm's own row is looked at
-    if len(first) != len(own):
-        return [f"{pair}: {len(first)} and {len(own)} epochs"]
-    for a, b in zip(first, own, strict=True):
+    if len(first["epochs"]) != len(own["epochs"]):
+        return [f"{pair}: {len(first['epochs'])} and {len(own['epochs'])} epochs"]
+    for a, b in zip(first["epochs"], own["epochs"], strict=True):
         if a["digest"] != b["digest"]:
             return [
                 f"{pair}: other batches in epoch {a['epoch']} ({a['num_batches']} of {a['digest'][:12]}…, "
@@ -84,24 +85,20 @@ def _difference(pair: str, first: list[dict], own: list[dict]) -> list[str]:
             ]
         if a["epoch"] != b["epoch"]:
             return [f"{pair}: epochs {a['epoch']} and {b['epoch']} in the same place"]
+        if a["random_state"] != b["random_state"] and (first["mixes_batches"] or own["mixes_batches"]):
+            return [
+                f"{pair}: in epoch {a['epoch']} the two drew different random numbers on the way, and these configs "
+                "mix or resize batches on the device, which the digests of the batches do not see"
+            ]
     return []
 
 
-def _other_differences(pair: str, first: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    found = []
-    if first["outside_backbone"] != own["outside_backbone"]:
-        same_layout = first["outside_backbone_layout"] == own["outside_backbone_layout"]
-        found.append(
-            f"{pair}: the weights outside of the backbone (neck, head) did not start the same"
-            + ("" if same_layout else ", as the two have other shapes")
-        )
-    states = [[epoch["random_state"] for epoch in run["epochs"]] for run in (first, own)]
-    if states[0] != states[1] and (first["mixes_batches"] or own["mixes_batches"]):
-        found.append(
-            f"{pair}: the models drew different random numbers in training, and these configs mix or resize batches "
-            "on the device, which the digests of the batches do not see"
-        )
-    return found
+def _other_weights_outside(pair: str, first: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    if first["outside_backbone"] == own["outside_backbone"]:
+        return []
+    same_layout = first["outside_backbone_layout"] == own["outside_backbone_layout"]
+    reason = "" if same_layout else ", as they have other shapes"
+    return [f"{pair}: the weights outside of the backbone (neck, head) did not start the same{reason}"]
 
 
 def _other_weights(arm: Any, seed: int, own: dict[str, Any]) -> list[str]:
