@@ -120,7 +120,7 @@ def _classes(xml: Annotations, how: Reading) -> tuple[list[str], list[str]]:
     if how.class_names is not None:
         classes = list(how.class_names)
         others = [f"{name} ({count} objects)" for name, count in counts.items() if name not in classes]
-        return classes, [f"not evaluated: {listed(others, 20)}"] if others else []
+        return classes, [f"not evaluated: {listed(others, 5)}"] if others else []
     if not counts:
         raise DataError(f"{xml.folder}: no objects in the annotations of {how.split!r}; nothing to evaluate")
     if set(counts) <= set(VOC_CLASSES):
@@ -146,7 +146,7 @@ def _devkit(path: Path, how: Reading, xml: Annotations, classes: list[str]) -> R
             "with --classes"
         )
     if others:
-        notes.append(f"not read: {listed(others)}")
+        notes.append(f"not read: {listed(others, 5)}")
     missing = [name for name in classes if not (path / file_name.replace("{}", name)).is_file()]
     if missing and how.missing_class == "error":
         raise DataError(
@@ -171,7 +171,7 @@ def _coco(path: Path, how: Reading, xml: Annotations, classes: list[str]) -> Rea
         known = annotations.file_names
     results = read_coco_results(path, names, known)
     box_format = how.box_format or "edges"
-    reason = "given" if how.box_format else "COCO's definition"
+    reason = "given" if how.box_format else "COCO's definition; --box-format zero-based if MMDetection wrote them"
     if annotations is not None:
         shown = box_format_of(annotations, names, xml, classes)
         if shown is not None and how.box_format not in (None, shown):
