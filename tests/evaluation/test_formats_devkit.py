@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from fractions import Fraction
 
@@ -166,21 +165,10 @@ def test_malformed_xml_is_named_with_its_place(kit, content, message):
 # --- real detections
 
 
-@pytest.fixture(scope="module")
-def yolov2(unpacked):
-    """101,139 detections of a public YOLOv2 on VOC2007 test, and golden_ap.json."""
-    folder = unpacked("yolov2-voc07-test")
-    golden = json.loads((folder / "golden_ap.json").read_text())
-    classes = list(golden["ap_area"])
-    voc2007 = unpacked("voc0712-annotations") / "VOCdevkit" / "VOC2007"
-    image_ids = read_image_set(voc2007 / "ImageSets" / "Main" / "test.txt")
-    ground_truth = read_ground_truth(voc2007 / "Annotations", image_ids, classes)
-    detections = read_detections(folder, image_ids, classes)
-    return golden, classes, ground_truth, detections, len(image_ids)
-
-
 def test_real_data_is_complete(yolov2):
-    golden, classes, ground_truth, detections, num_images = yolov2
+    data, golden = yolov2
+    classes, ground_truth, detections = data.class_names, data.ground_truth, data.detections
+    num_images = data.num_images
     assert len(classes) == 20
     assert num_images == golden["num_images"] == 4952
     assert sum(len(d) for d in detections.values()) == golden["num_detections"] == 101139
@@ -191,7 +179,9 @@ def test_real_data_is_complete(yolov2):
 
 def test_real_detections_equal_the_independent_evaluator(yolov2):
     """Which, as the Python ports, takes its recall levels from ``np.arange``."""
-    golden, classes, ground_truth, detections, num_images = yolov2
+    data, golden = yolov2
+    classes, ground_truth, detections = data.class_names, data.ground_truth, data.detections
+    num_images = data.num_images
     result = evaluate_voc(
         ground_truth, detections, classes, recall_thresholds="arange", num_images=num_images
     )
@@ -205,7 +195,9 @@ def test_real_detections_equal_the_independent_evaluator(yolov2):
 
 def test_real_detections_with_exact_recall_levels(yolov2):
     """Only pottedplant differs from the ports: 480 objects, found in whole numbers at the levels 0.6 and 0.7."""
-    golden, classes, ground_truth, detections, num_images = yolov2
+    data, golden = yolov2
+    classes, ground_truth, detections = data.class_names, data.ground_truth, data.detections
+    num_images = data.num_images
     result = evaluate_voc(ground_truth, detections, classes, num_images=num_images)
     for name in classes:
         ap = result.per_class[name]

@@ -238,7 +238,10 @@ def test_choices_are_said(root, tmp_path):
     said = notes(as_coco(tmp_path / "r"), voc_root=root)
     assert "classes as found in the annotations: RBC, WBC" in said
     assert "category ids: 1 is RBC, 2 is WBC" in said
-    assert "boxes are read as edges (COCO's definition; --box-format zero-based if MMDetection wrote them)" in said
+    assert (
+        "boxes are read as edges (COCO's definition; --box-format zero-based if MMDetection wrote them)"
+        in said
+    )
     read = read_detection_files(tmp_path / "r", Reading(voc_root=root, box_format="one-based"))
     assert read.inputs["detections"]["box_format"] == "one-based"
     assert read.inputs["detections"]["first_category_id"] == 1

@@ -171,7 +171,9 @@ def _coco(path: Path, how: Reading, xml: Annotations, classes: list[str]) -> Rea
         known = annotations.file_names
     results = read_coco_results(path, names, known)
     box_format = how.box_format or "edges"
-    reason = "given" if how.box_format else "COCO's definition; --box-format zero-based if MMDetection wrote them"
+    reason = (
+        "given" if how.box_format else "COCO's definition; --box-format zero-based if MMDetection wrote them"
+    )
     if annotations is not None:
         shown = box_format_of(annotations, names, xml, classes)
         if shown is not None and how.box_format not in (None, shown):
