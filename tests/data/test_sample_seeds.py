@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from sosr_det.errors import ConfigError
 class Noisy(torch.utils.data.Dataset):
     """Every sample draws from all three generators, more often the larger its index."""
 
-    metainfo = {"classes": ("a", "b")}
+    metainfo: ClassVar[dict] = {"classes": ("a", "b")}
 
     def __init__(self, count=6):
         self.count = count
@@ -45,7 +46,7 @@ class Noisy(torch.utils.data.Dataset):
 class NoisyRecords(BaseDataset):
     """The same as one of mmengine's data sets, whose wrappers want no other."""
 
-    METAINFO = {"classes": ("a", "b")}
+    METAINFO: ClassVar[dict] = {"classes": ("a", "b")}
 
     def load_data_list(self):
         return [{"number": number} for number in range(4)]
@@ -72,7 +73,7 @@ def epochs(dataset, workers, *, seed=3, first=0, count=2, persistent=True):
     return found
 
 
-@pytest.mark.parametrize(("workers", "persistent"), [(2, True), (3, False)])
+@pytest.mark.parametrize(("workers", "persistent"), [(2, True), (1, False)])
 def test_workers_change_nothing(workers, persistent):
     alone = epochs(SampleSeededDataset(Noisy()), 0)
     several = epochs(SampleSeededDataset(Noisy()), workers, persistent=persistent)
@@ -123,8 +124,7 @@ def test_the_models_generators_are_left_as_they_were():
     dataset.__getitems__([1, 2])
     assert states() == before
     with pytest.raises(ZeroDivisionError), seeded("x"):
-        torch.rand(3)
-        raise ZeroDivisionError
+        torch.rand(3).tolist()[1 // 0]
     assert states() == before
 
 
