@@ -19,8 +19,8 @@ def collect_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
     A fine-tuning or detection run belongs to the row of the backbone it started from, joined by digest. Values are
     those of each run's best epoch, as the paper reports them; of a detector whose epoch was not chosen on the test set,
     the latest test of its kept checkpoint with the config's own settings, and the score that it was chosen by under
-    "chosen by". Several runs in one cell keep the latest finished. Runs on other data than CUB-200-2011 or the 20 VOC
-    classes get columns that name that data. Runs that did not complete are left out.
+    "val mAP"; "epoch chosen on" says which. Several runs in one cell keep the latest finished. Runs on other data than
+    CUB-200-2011 or the 20 VOC classes get columns that name that data. Runs that did not complete are left out.
 
     Returns:
         Dicts with ``backbone`` and one entry per known column title; top-1 and mAP in percent, ECE as a fraction.
@@ -78,7 +78,7 @@ def _record_files(path: Path) -> list[Path]:
     return [path / FILE_NAME] if (path / FILE_NAME).is_file() else sorted(path.rglob(FILE_NAME))
 
 
-def _values(record: dict[str, Any]) -> dict[str, float]:
+def _values(record: dict[str, Any]) -> dict[str, Any]:
     """Column title -> value of the run's best epoch, or of its test."""
     best = (record.get("best") or {}).get("val") or {}
     data = (record.get("data") or {}).get("val") or {}
@@ -92,15 +92,15 @@ def _values(record: dict[str, Any]) -> dict[str, float]:
     return {title: best[metric] for metric, title in wanted.items() if best.get(metric) is not None}
 
 
-def _detection_values(record: dict[str, Any]) -> dict[str, float]:
+def _detection_values(record: dict[str, Any]) -> dict[str, Any]:
     """mAP in percent. A number that an epoch was chosen by is marked as such, and never stands as a test's."""
     data = record.get("data") or {}
     num_classes = len(((data.get("val") or data.get("train") or {}).get("classes")) or [])
     if num_classes == _VOC_NUM_CLASSES:
-        wanted, name = {"voc/map_11point": "VOC2007 mAP 11-point", "voc/map_area": "area"}, "VOC"
+        wanted, name = {"voc/map_11point": "VOC2007 mAP 11-point", "voc/map_area": "area"}, ""
     else:
-        name = f"{num_classes} classes: {record['config_name']}"
-        wanted = {"voc/map_11point": f"mAP 11-point ({name})"}
+        name = f" ({num_classes} classes: {record['config_name']})"
+        wanted = {"voc/map_11point": f"mAP 11-point{name}"}
     best = (record.get("best") or {}).get("val") or {}
     selection = record.get("selection")
     if (
@@ -110,8 +110,10 @@ def _detection_values(record: dict[str, Any]) -> dict[str, float]:
     else:
         scores, chosen_by = _plain_test(record), best
     values = {title: 100 * scores[key] for key, title in wanted.items() if scores.get(key) is not None}
+    if selection is not None:
+        values[f"epoch chosen on{name}"] = selection["on"]
     if chosen_by.get("voc/map_11point") is not None and selection["on"] == "val":
-        values[f"chosen by: mAP on held-out images ({name})"] = 100 * chosen_by["voc/map_11point"]
+        values[f"val mAP 11-point{name}"] = 100 * chosen_by["voc/map_11point"]
     return values
 
 

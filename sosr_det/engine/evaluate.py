@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.backbone.source import check_detector
-from sosr_det.engine.configs import bare_type, find_registered, load_config, walk_dicts
+from sosr_det.engine.configs import bare_type, load_config, walk_dicts
 from sosr_det.engine.inference_settings import InferenceSettings, apply_inference_settings
 from sosr_det.engine.predictions import name_images, save_predictions
 from sosr_det.engine.provenance import dataset_record, utc_now
@@ -189,15 +188,10 @@ def _save_detections(cfg: Any, path: Path) -> Path | None:
     """Have the config's VOC metric save its detections; None where it has no such metric."""
     evaluators = cfg.get("test_evaluator")
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        if isinstance(evaluator, dict) and _saves_detections(evaluator.get("type")):
+        if isinstance(evaluator, dict) and bare_type(evaluator.get("type")) == "VOCDevkitMetric":
             evaluator["save_to"] = str(path)
             return path
     return None
-
-
-def _saves_detections(kind: Any) -> bool:
-    metric = find_registered(str(kind)) if bare_type(kind) == "VOCDevkitMetric" else None
-    return metric is not None and "save_to" in inspect.signature(metric.__init__).parameters
 
 
 def require_same_weights(model_state: dict[str, Any], file_state: dict[str, Any], source: str) -> None:

@@ -209,5 +209,6 @@ def test_the_table_never_shows_what_was_chosen_by_as_a_test(tmp_path, record, vo
     (tmp_path / "run.json").write_text(json.dumps(record))
     (row,) = collect_rows([tmp_path])
     assert row.get("VOC2007 mAP 11-point") == (None if voc is None else pytest.approx(voc))
-    found = [value for title, value in row.items() if title.startswith("chosen by")]
+    assert row["epoch chosen on"] == record["selection"]["on"]
+    found = [value for title, value in row.items() if title.startswith("val mAP")]
     assert found == ([] if chosen is None else [pytest.approx(chosen)])

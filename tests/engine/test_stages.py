@@ -189,7 +189,10 @@ def test_testing_refuses_another_models_checkpoint(pretrained, demo, tmp_path):
 def test_the_table_joins_the_stages_by_digest(pretrained, finetuned, detector):
     rows = collect_rows([pretrained[1], finetuned, detector])
     assert len(rows) == 1
-    assert rows[0].keys() == {"backbone", "top-1 %", "ECE", "CUB top-1 %", "VOC2007 mAP 11-point", "area"}
+    assert rows[0].keys() == {
+        "backbone", "top-1 %", "ECE", "CUB top-1 %", "VOC2007 mAP 11-point", "area", "epoch chosen on",
+    }  # fmt: skip
+    assert rows[0]["epoch chosen on"] == "test"
     text = render_rows(rows)
     assert "sosr://resnet18-demo-sosr@latest" in text
     recorded = read_run_record(detector)["best"]["val"]["voc/map_11point"]
