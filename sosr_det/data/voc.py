@@ -6,14 +6,14 @@ import hashlib
 import json
 import logging
 import os.path as osp
-import pickle
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import mmcv
 import numpy as np
+from mmengine.dataset import force_full_init
 from mmengine.fileio import exists, get, isdir, isfile, list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
@@ -22,7 +22,7 @@ from sosr_det.compat import install_mmcv_ops
 from sosr_det.data.holdout import check_holdout, holdout_part
 from sosr_det.data.voc_annotations import AnnotationTable, MissingAnnotationError
 from sosr_det.data.voc_dataset.annotations import is_local, other_classes, read_listed
-from sosr_det.data.voc_dataset.images import AUTO, ImageFolder, find_images, joined
+from sosr_det.data.voc_dataset.images import AUTO, ImageFolder, find_images
 from sosr_det.data.voc_dataset.metainfo import (
     check_old_style,
     check_palette,
@@ -30,7 +30,7 @@ from sosr_det.data.voc_dataset.metainfo import (
     continued_palette,
 )
 from sosr_det.data.voc_dataset.problems import Problems
-from sosr_det.data.voc_dataset.records import build_records, image_bounds, usable_boxes
+from sosr_det.data.voc_dataset.records import VOCRecords, build_records, usable_boxes
 from sosr_det.data.voc_dataset.report import VOCLoadReport, examples
 from sosr_det.errors import ConfigError, DataError
 
@@ -130,7 +130,8 @@ class CheckedVOCDataset(VOCDataset):
         self.holdout = check_holdout(holdout)
         self.annotation_cache = annotation_cache
         self.load_report: VOCLoadReport | None = None
-        self._truncated: dict[str, bytes] = {}
+        self._records: VOCRecords | None = None
+        self._made_on_demand = False
         super().__init__(**kwargs)
         if self._metainfo["classes"] != VOCDataset.METAINFO["classes"]:
             # MMDetection guesses it from the path and then prints VOC's class names beside other classes' results.
@@ -147,48 +148,42 @@ class CheckedVOCDataset(VOCDataset):
             loaded["palette"] = continued_palette(VOCDataset.METAINFO["palette"], len(loaded["classes"]))
         return loaded
 
+    def full_init(self) -> None:
+        """Load everything, once; see :class:`~sosr_det.data.voc_dataset.records.VOCRecords` for how it is kept.
+
+        With ``serialize_data=False`` or a ``proposal_file``, records are lists and pickles as in MMEngine's data sets.
+
+        Raises:
+            DataError: See the class; and if ``filter_cfg`` leaves no image.
+        """
+        if self._fully_initialized:
+            return
+        if not self.serialize_data or self.proposal_file is not None:
+            super().full_init()
+            return
+        self._records = self._load_records()
+        rows = np.arange(len(self._records))
+        if not self.test_mode:
+            options = self.filter_cfg or {}
+            rows = self._records.unfiltered(options.get("filter_empty_gt", False), options.get("min_size", 0))
+        self.load_report.num_images_filtered = len(self._records) - len(rows)
+        if not len(rows):
+            raise DataError(
+                f"{self.ann_file}: filter_cfg={dict(self.filter_cfg)} leaves none of its {len(self._records)} images"
+            )
+        # MMEngine's names, so that its methods find the length: no bytes, and instead of addresses in them, rows.
+        self.data_bytes = np.zeros(0, np.uint8)
+        self.data_address = rows if self._indices is None else _chosen(rows, self._indices)
+        self._made_on_demand = self._fully_initialized = True
+
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Read the list and all annotations; fills :attr:`load_report` and logs what was changed.
+        """All records, before ``filter_cfg``; fills :attr:`load_report` and logs what was changed.
 
         Raises:
             DataError: See the class.
         """
-        classes = self._metainfo["classes"]
-        self.cat2label = {name: label for label, name in enumerate(classes)}
-        listed = self._read_image_ids()
-        image_ids = listed if self.holdout is None else holdout_part(listed, *self.holdout, self.ann_file)
-        images, table, problems = self._read(image_ids)
-        if problems:
-            if self.on_problem == "error":
-                raise problems.refuse()
-            problems.check_limit()
-            usable = [position for position in range(len(images)) if position not in problems]
-            images, table = [images[position] for position in usable], table.take(np.array(usable, np.int64))
-        report = self.load_report = VOCLoadReport(
-            num_listed=len(listed),
-            num_other_part=len(listed) - len(image_ids),
-            num_skipped=len(problems),
-            skipped=problems.listed(),
-            num_images=len(images),
-            boxes_per_class=dict.fromkeys(classes, 0),
-        )
-        boxes = usable_boxes(table, self.cat2label, [image["xml_path"] for image in images], report)
-        records = build_records(table, boxes, images, self.bbox_min_size, report)
-        flags = table.truncated[boxes.rows].tobytes()
-        bounds = image_bounds(table, boxes.rows)
-        self._truncated = {
-            image["img_id"]: flags[start:stop]
-            for image, start, stop in zip(images, bounds[:-1], bounds[1:], strict=True)
-        }
-        self._log_report()
-        return records
-
-    def truncated(self, index: int) -> list[bool]:
-        """Whether each of ``get_data_info(index)["instances"]`` is marked truncated: reaches beyond what is seen of it.
-
-        Kept beside the records, which stay MMDetection's. False where the XML file does not say.
-        """
-        return [bool(flag) for flag in self._truncated[self.get_data_info(index)["img_id"]]]
+        self._records = self._load_records()
+        return [self._records.record(row) for row in range(len(self._records))]
 
     def filter_data(self) -> list[dict[str, Any]]:
         """MMDetection's filter (``filter_empty_gt``, ``min_size``), counted."""
@@ -196,16 +191,61 @@ class CheckedVOCDataset(VOCDataset):
         self.load_report.num_images_filtered = len(self.data_list) - len(kept)
         return kept
 
-    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
-        """As MMEngine's, without its garbage collection: that takes longer than all the rest, and frees nothing here.
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """A copy of record ``idx``, for anyone to change."""
+        if not self._made_on_demand:
+            return super().get_data_info(idx)
+        record = self._records.record(self.data_address[idx])
+        record["sample_idx"] = idx if idx >= 0 else len(self) + idx
+        return record
 
-        Returns:
-            All records as one array of bytes, and where each one ends in it.
+    @force_full_init
+    def truncated(self, index: int) -> list[bool]:
+        """Whether each of ``get_data_info(index)["instances"]`` is marked truncated: reaches beyond what is seen of it.
+
+        Kept beside the records, which stay MMDetection's. False where the XML file does not say.
         """
-        pieces = [pickle.dumps(record, protocol=4) for record in self.data_list]
-        self.data_list.clear()
-        ends = np.cumsum(np.array([len(piece) for piece in pieces], np.int64))
-        return np.frombuffer(bytearray().join(pieces), np.uint8), ends
+        if self._made_on_demand:
+            return self._records.truncated_flags(self.data_address[index])
+        image_id = self.get_data_info(index)["img_id"]
+        return self._records.truncated_flags(np.flatnonzero(self._records.image_ids == image_id)[0])
+
+    def _get_serialized_subset(self, indices: Sequence[int] | int) -> tuple[np.ndarray, np.ndarray]:
+        if not self._made_on_demand:
+            return super()._get_serialized_subset(indices)
+        return self.data_bytes, _chosen(self.data_address, indices)
+
+    def _load_records(self) -> VOCRecords:
+        classes = self._metainfo["classes"]
+        self.cat2label = {name: label for label, name in enumerate(classes)}
+        listed = self._read_image_ids()
+        image_ids = listed if self.holdout is None else holdout_part(listed, *self.holdout, self.ann_file)
+        names, table, problems = self._read(image_ids)
+        num_chosen = len(image_ids)
+        if problems:
+            if self.on_problem == "error":
+                raise problems.refuse()
+            problems.check_limit()
+            usable = [position for position in range(num_chosen) if position not in problems]
+            image_ids, names = ([texts[position] for position in usable] for texts in (image_ids, names))
+            table = table.take(np.array(usable, np.int64))
+        report = self.load_report = VOCLoadReport(
+            num_listed=len(listed),
+            num_other_part=len(listed) - num_chosen,
+            num_skipped=len(problems),
+            skipped=problems.listed(),
+            num_images=len(image_ids),
+            boxes_per_class=dict.fromkeys(classes, 0),
+        )
+        boxes = usable_boxes(table, self.cat2label, lambda image: self._xml_path(image_ids[image]), report)
+        records = build_records(table, boxes, self._folders(), image_ids, names, self.bbox_min_size, report)
+        self._log_report()
+        return records
+
+    def _folders(self) -> tuple[str, str]:
+        """Of the images, and of the XML files."""
+        return osp.join(self.sub_data_root, self.img_subdir), osp.join(self.sub_data_root, self.ann_subdir)
 
     def prepare_data(self, idx: int) -> Any:
         """Record ``idx`` after the pipeline.
@@ -281,42 +321,36 @@ class CheckedVOCDataset(VOCDataset):
             )
         return image_ids
 
-    def _read(self, image_ids: list[str]) -> tuple[list[dict[str, str]], AnnotationTable, Problems]:
-        """Paths and annotations of the images, each with a size, and what is wrong with which of them."""
+    def _read(self, image_ids: list[str]) -> tuple[list[str], AnnotationTable, Problems]:
+        """Image files and annotations, each with a size, and what is wrong with which of them."""
         problems = Problems(self.ann_file, len(image_ids), self.max_skipped_fraction)
         names = self._image_names(image_ids, problems)
-        folder = osp.join(self.sub_data_root, self.img_subdir)
-        xml_paths = joined(osp.join(self.sub_data_root, self.ann_subdir), [f"{i}.xml" for i in image_ids])
-        images = [
-            {"img_id": image_id, "img_path": img_path, "xml_path": xml_path}
-            for image_id, img_path, xml_path in zip(image_ids, joined(folder, names), xml_paths, strict=True)
-        ]
-        found = read_listed(xml_paths, self.backend_args, self.annotation_cache)
+        found = read_listed(self._folders()[1], image_ids, self.backend_args, self.annotation_cache)
         for position, error in found.problems.items():
-            image = images[position]
-            reason = str(error).removeprefix(f"{image['xml_path']}: ")
+            xml_path = self._xml_path(image_ids[position])
+            reason = str(error).removeprefix(f"{xml_path}: ")
             if isinstance(error, MissingAnnotationError):
-                reason = f"no such file, but {self.ann_file} lists the image {image['img_id']!r}"
+                reason = f"no such file, but {self.ann_file} lists the image {image_ids[position]!r}"
                 problems.advice["files"] = (
-                    f"Expected one XML file per listed image{self._second_column_hint(image['img_id'])}. "
+                    f"Expected one XML file per listed image{self._second_column_hint(image_ids[position])}. "
                     f"{_HOW_TO_GET_DATA}"
                 )
-            problems.bad_file(position, image["xml_path"], reason)
-        table = self._with_sizes(images, found.table, problems)
+            problems.bad_file(position, xml_path, reason)
+        table = self._with_sizes(image_ids, names, found.table, problems)
         if self.unknown_classes == "error":
             problems.advice["classes"] = (
                 f"Configured: {list(self._metainfo['classes'])}. Correct metainfo=dict(classes=...), or leave these "
                 "objects out with unknown_classes='ignore'"
             )
             for position, counts in other_classes(table, self.cat2label).items():
-                problems.unknown_classes(position, images[position]["xml_path"], counts)
-        return images, table, problems
+                problems.unknown_classes(position, self._xml_path(image_ids[position]), counts)
+        return names, table, problems
 
     def _image_names(self, image_ids: list[str], problems: Problems) -> list[str]:
         """File names in the folder of images; missing ones are problems if they are looked for."""
         if not self.check_images and self.img_suffix != AUTO:
             return [f"{image_id}{self.img_suffix}" for image_id in image_ids]
-        path = osp.join(self.sub_data_root, self.img_subdir)
+        path = self._folders()[0]
         if not isdir(path, backend_args=self.backend_args):
             raise DataError(f"{path}: no such folder; expected the images. {_HOW_TO_GET_DATA}")
         folder = ImageFolder(path, self.backend_args, is_local(path, self.backend_args))
@@ -332,7 +366,7 @@ class CheckedVOCDataset(VOCDataset):
         return names
 
     def _with_sizes(
-        self, images: list[dict[str, str]], table: AnnotationTable, problems: Problems
+        self, image_ids: list[str], names: list[str], table: AnnotationTable, problems: Problems
     ) -> AnnotationTable:
         """The table with sizes from the images themselves where the annotations have none."""
         unsized = [p for p in np.flatnonzero(table.sizes[:, 0] == 0).tolist() if p not in problems]
@@ -340,7 +374,8 @@ class CheckedVOCDataset(VOCDataset):
             return table
         sizes = table.sizes.copy()
         for position in unsized:
-            img_path, xml_path = images[position]["img_path"], images[position]["xml_path"]
+            img_path = osp.join(self._folders()[0], names[position])
+            xml_path = self._xml_path(image_ids[position])
             reason = self._image_problem(img_path)
             if reason is not None:
                 problems.bad_file(
@@ -385,3 +420,12 @@ class CheckedVOCDataset(VOCDataset):
                 f"{num_candidates} boxes that are not difficult into ignored ones",
                 logger="current",
             )
+
+
+def _chosen(rows: np.ndarray, indices: Sequence[int] | int) -> np.ndarray:
+    """The first ``indices`` rows, the last ``-indices`` ones, or those at the ``indices``, as MMEngine has it."""
+    if not isinstance(indices, int):
+        return rows[np.array(indices, np.int64)]
+    if abs(indices) > len(rows):
+        raise ConfigError(f"indices={indices}, but there are {len(rows)} images")
+    return rows[:indices] if indices >= 0 else rows[indices:]

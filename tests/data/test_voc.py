@@ -115,7 +115,7 @@ def test_records_and_report(kit, log):
     [
         ("VOC2007/trainval", {"filter_cfg": {"filter_empty_gt": True, "min_size": 32, "bbox_min_size": 32}}),
         ("VOC2007/test", {"test_mode": True}),
-        ("VOC2012/val", {}),
+        ("VOC2012/trainval", {}),
     ],
 )
 def test_real_records_equal_mmdetections(unpacked, image_set, options):
@@ -127,6 +127,7 @@ def test_real_records_equal_mmdetections(unpacked, image_set, options):
         **options,
     }
     ours = CheckedVOCDataset(check_images=False, **common)
+    from_the_cache = CheckedVOCDataset(check_images=False, **common)
     theirs = mmdet.datasets.VOCDataset(**common)
     assert len(ours) == len(theirs) > 4900
     assert ours.metainfo == theirs.metainfo
@@ -134,6 +135,7 @@ def test_real_records_equal_mmdetections(unpacked, image_set, options):
     for index in range(len(theirs)):
         expected = theirs.get_data_info(index)
         assert ours.get_data_info(index) == expected
+        assert from_the_cache.get_data_info(index) == expected
         assert ours.get_cat_ids(index) == theirs.get_cat_ids(index)
         num_ignored += sum(instance["ignore_flag"] for instance in expected["instances"])
     report = ours.load_report
@@ -203,6 +205,15 @@ def test_bccd(unpacked, log):
     assert len(warnings_of(log)) == 1
     assert "degenerate boxes (xmax <= xmin or ymax <= ymin), left out: 2 (" in warnings_of(log)[0]
     assert "BloodImage_00338.xml" in warnings_of(log)[0]
+    theirs = mmdet.datasets.VOCDataset(
+        ann_file=dataset.ann_file, data_prefix=dataset.data_prefix, metainfo=dict(dataset.metainfo)
+    )
+    assert len(theirs) == len(dataset)
+    for index in range(len(theirs)):
+        expected = theirs.get_data_info(index)
+        for instance in [i for i in expected["instances"] if i["bbox"][2:] == i["bbox"][:2]]:
+            expected["instances"].remove(instance)
+        assert dataset.get_data_info(index) == expected
     assert dataset.metainfo["dataset_type"] is None  # not VOC2007, whatever the folder's name
     assert len(dataset.metainfo["palette"]) == 3
     assert dataset[0]["inputs"].shape[0] == 3

@@ -371,8 +371,71 @@ def test_the_cache_changes_nothing_but_the_time(kit, monkeypatch, tmp_path):
         load(kit)
 
 
-def test_records_in_one_array_as_mmengines(kit):
-    ours, theirs = load(kit), mmdet.datasets.VOCDataset(**arguments(kit))
-    np.testing.assert_array_equal(ours.data_bytes, theirs.data_bytes)
-    np.testing.assert_array_equal(ours.data_address, theirs.data_address)
-    assert ours.data_bytes.flags.writeable
+def deep_types(value):
+    """The types in a record, which equality does not compare: 1 == True == np.int64(1)."""
+    if isinstance(value, dict):
+        return {key: deep_types(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [deep_types(part) for part in value]
+    return type(value)
+
+
+SIZES = {"filter_empty_gt": True, "min_size": 60}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"serialize_data": False},
+        {"indices": 7},
+        {"indices": -7},
+        {"indices": [3, 1, -1]},
+        {"indices": [3, 1, -1], "serialize_data": False},
+        {"filter_cfg": SIZES},
+        {"filter_cfg": {"filter_empty_gt": False, "min_size": 60}},
+        {"filter_cfg": SIZES | {"min_size": 61}, "test_mode": True},
+    ],
+)
+def test_a_data_set_as_mmdetections(kit, options):
+    write_xml(kit, "002")
+    write_xml(kit, "003", ("cat", "<difficult>1</difficult><truncated>1</truncated>", (1, 2, 3, 4)))
+    ours, theirs = load(kit, **options), mmdet.datasets.VOCDataset(**arguments(kit, **options))
+    assert len(ours) == len(theirs)
+    for index in [*range(len(theirs)), -1]:
+        record = ours.get_data_info(index)
+        assert record == theirs.get_data_info(index)
+        assert deep_types(record) == deep_types(theirs.get_data_info(index))
+        assert ours.truncated(index) == [record["img_id"] == "003"] * len(record["instances"])
+    for chosen in [[2, 0, -1], 3, -3] if len(theirs) > 3 else []:
+        sub_ours, sub_theirs = ours.get_subset(chosen), theirs.get_subset(chosen)
+        assert len(sub_ours) == len(sub_theirs)
+        for index in range(len(sub_ours)):
+            assert sub_ours.get_data_info(index)["img_id"] == sub_theirs.get_data_info(index)["img_id"]
+    ours.get_data_info(0)["instances"].append(None)  # a copy: pipelines change records
+    assert ours.get_data_info(0) == theirs.get_data_info(0)
+    with pytest.raises((IndexError, AssertionError)):
+        ours.get_data_info(len(ours))
+
+
+def test_a_filter_that_leaves_nothing(kit):
+    with pytest.raises(
+        DataError, match=r"train\.txt: filter_cfg=\{.*'min_size': 61.*\} leaves none of its 40 images"
+    ):
+        load(kit, filter_cfg=SIZES | {"min_size": 61})
+
+
+def test_proposals(kit, tmp_path):
+    """A file of proposals is added to records, which MMDetection does in a list of all."""
+    proposals = {f"JPEGImages/{image_id}.jpg": number for number, image_id in enumerate(IDS)}
+    (tmp_path / "proposals.pkl").write_bytes(pickle.dumps(proposals))
+    dataset = load(kit, proposal_file=str(tmp_path / "proposals.pkl"))
+    assert [dataset.get_data_info(index)["proposals"] for index in range(40)] == list(range(40))
+    assert dataset.truncated(3) == [False, False]
+
+
+def test_indices_out_of_range(kit):
+    with pytest.raises(ConfigError, match=r"indices=41, but there are 40 images"):
+        load(kit, indices=41)
+    assert len(load(kit, indices=40)) == 40
+    assert len(load(kit, lazy_init=True)) == 40

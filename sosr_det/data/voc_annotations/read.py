@@ -65,8 +65,7 @@ def read_annotations(
         numbers, names = folders.setdefault(folder, ([], []))
         numbers.append(number)
         names.append(name)
-    use_cache = cache and kept.is_enabled()
-    parts = [_read_folder(folder, names, use_cache) for folder, (_, names) in folders.items()]
+    parts = [read_folder(folder, names, cache=cache) for folder, (_, names) in folders.items()]
     order = [number for numbers, _ in folders.values() for number in numbers]
     problems = {
         numbers[at]: error
@@ -89,7 +88,15 @@ def _split(path: str) -> tuple[str, str]:
     return folder or os.sep, name
 
 
-def _read_folder(path: str, names: list[str], use_cache: bool) -> ReadAnnotations:
+def read_folder(path: str, names: Sequence[str], *, cache: bool = True) -> ReadAnnotations:
+    """Read files of one folder, problems collected; the rest as :func:`read_annotations`.
+
+    Args:
+        path: The folder.
+        names: Files, relative to it.
+        cache: See there.
+    """
+    use_cache = cache and kept.is_enabled()
     cached = kept.load(path) if use_cache else None
     started = time.time()
     with open_folder(path) as folder:
@@ -131,7 +138,7 @@ def _read_folder(path: str, names: list[str], use_cache: bool) -> ReadAnnotation
     return ReadAnnotations(table.take(rows), problems, len(to_parse))
 
 
-def _unchanged_rows(folder: Folder, names: list[str], cached: kept.CachedFolder) -> np.ndarray:
+def _unchanged_rows(folder: Folder, names: Sequence[str], cached: kept.CachedFolder) -> np.ndarray:
     """Of each file, its row in the cache, or -1 if it is not there or has changed; int64 [N]."""
     rows = np.array([cached.rows.get(name, -1) for name in names], np.int64)
     known = np.flatnonzero(rows >= 0)
@@ -161,7 +168,12 @@ def _keep(
             there = set(os.listdir(path or os.curdir))
         except OSError:
             there = set()
-        old = {n: row for n, row in cached.rows.items() if n in there and n not in parsed_now}
+        # A name with a folder in it is not listed here, but rare enough to be kept unseen.
+        old = {
+            name: row
+            for name, row in cached.rows.items()
+            if name not in parsed_now and (name in there or os.sep in name)
+        }
         old_rows = np.array(list(old.values()), np.int64)
         all_names += old
         all_identities = np.concatenate([all_identities, cached.identities[old_rows]])

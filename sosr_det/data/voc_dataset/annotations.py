@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
@@ -13,7 +14,7 @@ from sosr_det.data.voc_annotations import (
     AnnotationTable,
     MissingAnnotationError,
     ReadAnnotations,
-    read_annotations,
+    read_folder,
 )
 from sosr_det.data.voc_annotations.files import parse
 from sosr_det.data.voc_annotations.table import TableBuilder
@@ -25,12 +26,16 @@ def is_local(path: str, backend_args: dict | None) -> bool:
     return type(get_file_backend(path, backend_args=backend_args, enable_singleton=True)) is LocalBackend
 
 
-def read_listed(xml_paths: Sequence[str], backend_args: dict | None, cache: bool) -> ReadAnnotations:
-    """One entry per path, problems collected; other storages are asked for one file after the other, uncached."""
-    if is_local(xml_paths[0], backend_args):
-        return read_annotations(xml_paths, cache=cache, on_problem="collect")
+def read_listed(
+    folder: str, image_ids: Sequence[str], backend_args: dict | None, cache: bool
+) -> ReadAnnotations:
+    """One entry per image, problems collected; other storages are asked for one file after the other, uncached."""
+    names = [f"{image_id}.xml" for image_id in image_ids]
+    if is_local(folder, backend_args):
+        return read_folder(folder, names, cache=cache)
     builder, problems = TableBuilder(), {}
-    for number, path in enumerate(xml_paths):
+    for number, name in enumerate(names):
+        path = osp.join(folder, name)
         try:
             try:
                 content = get(path, backend_args=backend_args)
@@ -40,7 +45,7 @@ def read_listed(xml_paths: Sequence[str], backend_args: dict | None, cache: bool
         except DataError as error:
             problems[number] = error
             builder.add(None, ())
-    return ReadAnnotations(builder.build(), problems, len(xml_paths))
+    return ReadAnnotations(builder.build(), problems, len(names))
 
 
 def other_classes(table: AnnotationTable, known: Collection[str]) -> dict[int, Counter[str]]:

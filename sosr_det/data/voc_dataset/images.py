@@ -98,11 +98,3 @@ def find_images(
             name = f"{image_id}{SUFFIXES[0] if suffix == AUTO else suffix}"
         names.append(name)
     return names, problems
-
-
-def joined(folder: str, names: Sequence[str]) -> list[str]:
-    """``os.path.join(folder, name)`` of many names, several times as fast where they are plain."""
-    prefix = os.path.join(folder, "")
-    return [
-        os.path.join(folder, name) if name[:1] in "/\\" or ":" in name else prefix + name for name in names
-    ]

@@ -1,14 +1,14 @@
-"""MMDetection's records from a table of annotations, with every box checked at once."""
+"""MMDetection's records, made from arrays when they are asked for; every box is checked at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os.path as osp
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sosr_det.data.no_collection import no_collection
 from sosr_det.data.voc_annotations import AnnotationTable
 from sosr_det.data.voc_dataset.report import VOCLoadReport
 
@@ -29,14 +29,14 @@ class UsableBoxes:
 
 
 def usable_boxes(
-    table: AnnotationTable, labels: Mapping[str, int], xml_paths: Sequence[str], report: VOCLoadReport
+    table: AnnotationTable, labels: Mapping[str, int], xml_path: Callable[[int], str], report: VOCLoadReport
 ) -> UsableBoxes:
     """Choose and cut the boxes; what is left out or changed is counted in ``report``.
 
     Args:
         table: Annotations; every image has a size.
         labels: Class name -> label.
-        xml_paths: The images' XML files, for the report.
+        xml_path: Position of an image -> its XML file, for the report.
         report: Updated.
     """
     label_of = np.array([labels.get(name, -1) for name in table.class_names], np.int64)
@@ -56,7 +56,7 @@ def usable_boxes(
     def places(chosen: np.ndarray) -> list[tuple[str, str, list[int]]]:
         return [
             (
-                xml_paths[table.image_index[row]],
+                xml_path(int(table.image_index[row])),
                 table.class_names[table.class_index[row]],
                 [int(value) for value in table.boxes[row].tolist()],
             )
@@ -72,61 +72,114 @@ def usable_boxes(
     return UsableBoxes(rows, inside[rows].astype(np.int64), all_labels[rows])
 
 
+@dataclass(frozen=True, eq=False)
+class VOCRecords:
+    """Records of N images with K boxes, as arrays.
+
+    Making 16,551 records and pickling them, as MMEngine's data sets do on loading, takes longer than all of reading the
+    annotations from the cache; so each is made when it is asked for, in less time than unpickling it takes. As
+    the pickles would be, the arrays are shared by the processes that load batches.
+
+    Attributes:
+        image_folder, xml_folder: Where the files are.
+        image_ids, image_names: Ids, and file names relative to the folder; str [N].
+        sizes: ``width, height``; int64 [N, 2].
+        bounds: Image ``i`` has the boxes ``bounds[i]`` to ``bounds[i + 1] - 1``; int64 [N + 1].
+        boxes: 0-based, inclusive; int32 [K, 4].
+        labels, ignored, truncated: Of each box; int64, int8 and bool [K].
+    """
+
+    image_folder: str
+    xml_folder: str
+    image_ids: np.ndarray
+    image_names: np.ndarray
+    sizes: np.ndarray
+    bounds: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+    truncated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __deepcopy__(self, memo: object) -> VOCRecords:
+        return self  # nothing here ever changes
+
+    def record(self, row: int) -> dict[str, Any]:
+        """A new record of image ``row``, 0 to N - 1."""
+        start, stop = self.bounds[row], self.bounds[row + 1]
+        width, height = self.sizes[row].tolist()
+        image_id = str(self.image_ids[row])
+        return {
+            "img_path": osp.join(self.image_folder, str(self.image_names[row])),
+            "img_id": image_id,
+            "xml_path": osp.join(self.xml_folder, f"{image_id}.xml"),
+            "height": height,
+            "width": width,
+            "instances": [
+                {"ignore_flag": ignored, "bbox": box, "bbox_label": label}
+                for ignored, box, label in zip(
+                    self.ignored[start:stop].tolist(),
+                    self.boxes[start:stop].tolist(),
+                    self.labels[start:stop].tolist(),
+                    strict=True,
+                )
+            ],
+        }
+
+    def truncated_flags(self, row: int) -> list[bool]:
+        """Of each instance of image ``row``."""
+        return self.truncated[self.bounds[row] : self.bounds[row + 1]].tolist()
+
+    def unfiltered(self, filter_empty: bool, min_size: int) -> np.ndarray:
+        """Rows of images with boxes (if ``filter_empty``), and no side less than ``min_size`` pixels."""
+        kept = self.sizes.min(axis=1) >= min_size
+        if filter_empty:
+            kept &= np.diff(self.bounds) > 0
+        return np.flatnonzero(kept)
+
+
 def build_records(
     table: AnnotationTable,
     usable: UsableBoxes,
-    images: Sequence[Mapping[str, Any]],
+    folders: tuple[str, str],
+    image_ids: Sequence[str],
+    image_names: Sequence[str],
     bbox_min_size: int | None,
     report: VOCLoadReport,
-) -> list[dict[str, Any]]:
-    """One record per image.
+) -> VOCRecords:
+    """The records of the images.
 
     Args:
         table: Annotations of the images.
         usable: Of these.
-        images: ``img_path``, ``img_id`` and ``xml_path`` of each.
+        folders: Of the images, and of the XML files.
+        image_ids: As in the list.
+        image_names: Relative to their folder.
         bbox_min_size: Boxes with a side less than this, in pixels, are marked to be ignored; None for none.
         report: Updated.
     """
     boxes, rows = usable.boxes, usable.rows
-    difficult = table.difficult[rows]
+    difficult, truncated = table.difficult[rows], table.truncated[rows]
     small = np.zeros(len(rows), bool)
     if bbox_min_size is not None:
         small = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) < bbox_min_size
     report.num_boxes += len(rows)
     report.num_difficult += int(difficult.sum())
-    report.num_truncated += int(table.truncated[rows].sum())
+    report.num_truncated += int(truncated.sum())
     report.num_ignored_small += int((small & ~difficult).sum())
     counts = np.bincount(usable.labels, minlength=len(report.boxes_per_class)).tolist()
     for name, count in zip(report.boxes_per_class, counts, strict=True):
         report.boxes_per_class[name] += count
-
-    bounds = image_bounds(table, rows)
-    with no_collection():
-        instances = [
-            {"ignore_flag": ignored, "bbox": box, "bbox_label": label}
-            for ignored, box, label in zip(
-                (difficult | small).astype(np.int64).tolist(),
-                (boxes - 1).tolist(),
-                usable.labels.tolist(),
-                strict=True,
-            )
-        ]
-        return [
-            {
-                "img_path": image["img_path"],
-                "img_id": image["img_id"],
-                "xml_path": image["xml_path"],
-                "height": height,
-                "width": width,
-                "instances": instances[start:stop],
-            }
-            for image, (width, height), start, stop in zip(
-                images, table.sizes.tolist(), bounds[:-1], bounds[1:], strict=True
-            )
-        ]
-
-
-def image_bounds(table: AnnotationTable, rows: np.ndarray) -> list[int]:
-    """Where each image's part of ``rows`` (sorted rows of the table) begins, and the end of the last; N + 1 numbers."""
-    return np.searchsorted(rows, table.offsets).tolist()
+    return VOCRecords(
+        *folders,
+        np.array(image_ids, str),
+        np.array(image_names, str),
+        table.sizes,
+        np.searchsorted(rows, table.offsets),
+        (boxes - 1).astype(np.int32),
+        usable.labels,
+        (difficult | small).astype(np.int8),
+        truncated,
+    )
