@@ -10,7 +10,12 @@ from sosr_det.errors import ConfigError
 
 
 def time_interleaved(
-    peers: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2, device: str = "cpu"
+    peers: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    device: str = "cpu",
+    before: Callable[[str], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds that each peer took in each round.
 
@@ -19,6 +24,7 @@ def time_interleaved(
         rounds: at least 1.
         warm_up: rounds before them that are not counted.
         device: where the work runs; ``cuda…`` is waited for.
+        before: called with a peer's name before each of its turns, untimed.
 
     The order is turned round by one each time: a peer is not always the one that runs after the slowest.
 
@@ -32,6 +38,8 @@ def time_interleaved(
     for number in range(rounds + warm_up):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
+            if before is not None:
+                before(name)
             _synchronize(device)
             begin = time.perf_counter()
             peers[name]()

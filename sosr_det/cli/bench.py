@@ -120,6 +120,24 @@ def eval_voc(
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(bench.report_lines(results)))
 
 
+@app.command()
+def annotations(
+    voc_root: Annotated[
+        Path | None,
+        typer.Option(help="VOCdevkit, or one folder with Annotations/; without it, files are generated."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The lists ImageSets/Main/SPLIT.txt.")] = "trainval",
+    files: Annotated[int, typer.Option(min=1, help="Files to generate.")] = 16_551,
+    repeats: Repeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Loading VOC annotations: MMDetection, ours, and ours from its cache; all records are compared first."""
+    from sosr_det.analysis.bench_annotations import bench_annotations, report_lines
+
+    results = bench_annotations(voc_root, split, files, repeats)
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
+
+
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
