@@ -61,7 +61,7 @@ class Interval:
         joint_low, joint_high: percentile interval of the bootstrap over images and seeds. With few seeds it is too
             narrow, since n seeds drawn from n vary less than n new ones; no verdict comes from it.
         image_std: standard deviation over resamples of images of ``difference``.
-        shared_image_std: the part of it that all seeds share.
+        shared_image_std: the part of it that all seeds share, and that more seeds would not average out.
     """
 
     difference: float
@@ -121,10 +121,11 @@ def interval(
 ) -> Interval | None:
     """The interval of a mean over seeds.
 
-    With n seeds, the half width is ``sqrt((t * s / sqrt(n))**2 + z**2 * c)``: s the standard deviation over seeds and
-    t Student's quantile with n - 1 degrees of freedom; c the mean covariance, over resamples of images, between two
-    seeds' values, which is the variance that other images would cause and that more seeds do not average out; z the
-    normal quantile.
+    With n seeds, the half width is ``sqrt((t * s / sqrt(n))**2 + (z * r)**2)``: s the standard deviation over seeds and
+    t Student's quantile with n - 1 degrees of freedom; r the standard deviation of the mean over resamples of images,
+    and z the normal quantile. The first term is what other seeds would change, the second what other images would. What
+    a single run makes of single images by luck is in both, which is on the safe side: the half width is at most 10 %
+    too large with 3 seeds, 22 % with 5.
 
     Args:
         point: One value per seed, on the images as they are; float64 [n].
@@ -161,7 +162,7 @@ def interval(
     return Interval(
         difference=float(point.mean()),
         per_seed=tuple(map(float, point)),
-        half_width=None if seeds_half is None else math.sqrt(seeds_half**2 + z**2 * shared),
+        half_width=None if seeds_half is None else math.sqrt(seeds_half**2 + z**2 * image_variance),
         level=level,
         std_over_seeds=std,
         seeds_half_width=seeds_half,

@@ -48,18 +48,24 @@ def test_without_influence_of_the_seeds_it_is_the_normal_interval_over_images():
     assert (found.images_low, found.images_high) == pytest.approx(tuple(np.quantile(shared, [0.025, 0.975])))
 
 
-def test_luck_of_single_seeds_counts_once():
-    """What other images would change in each seed on its own is in the spread of the seeds already."""
+def test_both_together():
+    """By hand from its two parts; what all seeds share of the influence of the images is told apart."""
     generator = np.random.default_rng(1)
     point = np.array([0.01, 0.03, 0.02])
     own = point[:, None] + generator.normal(0, 0.01, (3, 20_000))
     found = interval(point, own)
     assert found.image_std == pytest.approx(0.01 / math.sqrt(3), rel=0.05)
     assert found.shared_image_std < 0.002
-    assert found.half_width == pytest.approx(found.seeds_half_width, rel=0.02)
-    # And what all of them share counts whole.
-    both = own + generator.normal(0, 0.02, 20_000)
-    assert interval(point, both).shared_image_std == pytest.approx(0.02, rel=0.05)
+    assert found.seeds_half_width == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
+    assert found.half_width == pytest.approx(
+        math.hypot(found.seeds_half_width, 1.959964 * found.image_std), rel=1e-6
+    )
+    # The luck of single runs is in both parts: at most that much too wide.
+    assert found.half_width / found.seeds_half_width == pytest.approx(math.hypot(1, 1.96 / 4.303), rel=0.01)
+
+    both = interval(point, own + generator.normal(0, 0.02, 20_000))
+    assert both.shared_image_std == pytest.approx(0.02, rel=0.05)
+    assert both.image_std == pytest.approx(math.hypot(0.02, 0.01 / math.sqrt(3)), rel=0.05)
 
 
 def test_one_seed_says_nothing_about_seeds():
