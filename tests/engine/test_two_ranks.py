@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ def run_two_ranks(*arguments, registry):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "SOSR_REGISTRY": str(registry), "PORT": str(port), "OMP_NUM_THREADS": "1"}
+    environment["VIRTUAL_ENV"] = (
+        sys.prefix
+    )  # the environment of the tests: without one the script would install one
     return subprocess.run(
         ["bash", str(ROOT / "tools" / arguments[0]), arguments[1], "2", *map(str, arguments[2:])],
         capture_output=True, text=True, timeout=300, env=environment,
