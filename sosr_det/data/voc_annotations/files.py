@@ -81,7 +81,6 @@ class Folder:
         return descriptor
 
     def _read(self, name: str, opened: int | Exception) -> tuple[bytes, Identity] | DataError:
-        path = os.path.join(self.path, name)
         try:
             if isinstance(opened, Exception):
                 raise opened
@@ -93,11 +92,12 @@ class Folder:
                         content += piece
             finally:
                 os.close(opened)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            return _caused(
-                MissingAnnotationError(f"{path}: no such file; expected an annotation as XML"), error
-            )
         except (OSError, ValueError) as error:
+            path = os.path.join(self.path, name)
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                return _caused(
+                    MissingAnnotationError(f"{path}: no such file; expected an annotation as XML"), error
+                )
             return _caused(DataError(f"{path}: the annotation cannot be read ({error})"), error)
         return content, _identity(status)
 
@@ -121,8 +121,12 @@ def open_folder(path: str) -> Iterator[Folder]:
             os.close(descriptor)
 
 
-def parse(content: bytes, path: str) -> tuple[tuple[int, int] | None, list[RawObject]]:
+def parse(content: bytes, *path: str) -> tuple[tuple[int, int] | None, list[RawObject]]:
     """Size and objects of an annotation as :func:`sosr_det.data.voc_xml.parse_voc_xml` finds them, usually faster.
+
+    Args:
+        content: The file's bytes.
+        path: Its name, for messages; in parts, which are only joined if need be.
 
     Raises:
         DataError: As that.
@@ -130,7 +134,7 @@ def parse(content: bytes, path: str) -> tuple[tuple[int, int] | None, list[RawOb
     usual = parse_usual(content)
     if usual is not None:
         return usual
-    annotation = parse_voc_xml(content, path)
+    annotation = parse_voc_xml(content, os.path.join(*path))
     return annotation.size, [(o.name, o.truncated, o.difficult, *o.box) for o in annotation.objects]
 
 

@@ -113,7 +113,7 @@ def read_folder(path: str, names: Sequence[str], *, cache: bool = True) -> ReadA
                     if isinstance(read, DataError):
                         raise read
                     content, identity = read
-                    builder.add(*parse(content, os.path.join(path, names[number])))
+                    builder.add(*parse(content, path, names[number]))
                 except DataError as error:
                     problems[number] = error
                     builder.add(None, ())

@@ -31,6 +31,11 @@ def _once(tag: bytes, content: bytes, group: int) -> bytes:
     return rb"<%s>(?(%d)(?!))(%s)</%s>" % (tag, group, content, tag)
 
 
+def _text(tag: bytes) -> bytes:
+    """``<tag>text</tag>``: faster than :func:`_other`, which must exclude the tag then, for tags in most files."""
+    return rb"<%s>%s</%s>" % (tag, _TEXT, tag)
+
+
 def _leaf(group: int) -> bytes:
     """Any element that holds text; its name is ``group``."""
     return rb"<(%s)>%s</\%d>" % (_TAG, _TEXT, group)
@@ -66,10 +71,12 @@ _OBJECT = re.compile(
         _SPACE,
         _any_order(
             _once(b"name", _NAME, 1),
+            _text(b"pose"),
             _once(b"truncated", _FLAG, 2),
             _once(b"difficult", _FLAG, 3),
             _BOX,
-            _other(8, rb"name|truncated|difficult|bndbox"),
+            _text(b"occluded"),
+            _other(8, rb"name|pose|truncated|difficult|bndbox|occluded"),
         ),
         _all_of(1, 4),
         _SPACE,
@@ -77,12 +84,19 @@ _OBJECT = re.compile(
 )
 _SIZE = rb"<size>(?(1)(?!))%s%s</size>%s" % (
     _SPACE,
-    _any_order(_once(b"width", _POSITIVE, 1), _once(b"height", _POSITIVE, 2), rb"<depth>%s</depth>" % _TEXT),
+    _any_order(_once(b"width", _POSITIVE, 1), _once(b"height", _POSITIVE, 2), _text(b"depth")),
     _all_of(1, 2),
 )
-_BETWEEN_OBJECTS = re.compile(_any_order(_SIZE, _other(3, rb"size|object")))
+_BETWEEN_OBJECTS = _any_order(
+    _text(b"folder"),
+    _text(b"filename"),
+    _text(b"segmented"),
+    _SIZE,
+    _other(3, rb"folder|filename|segmented|size|object"),
+)
 _DECLARATION = rb'(?:<\?xml version="1\.0"(?: encoding="(?:utf-8|UTF-8)")?\?>)?'
-_START = re.compile(rb"%s%s<annotation>%s" % (_DECLARATION, _SPACE, _SPACE))
+_START = re.compile(rb"%s%s<annotation>%s%s" % (_DECLARATION, _SPACE, _SPACE, _BETWEEN_OBJECTS))
+_BETWEEN = re.compile(_BETWEEN_OBJECTS)
 _END = re.compile(rb"</annotation>%s\Z" % _SPACE)
 
 
@@ -96,22 +110,23 @@ def parse_usual(content: bytes) -> tuple[tuple[int, int] | None, list[RawObject]
         What :func:`sosr_det.data.voc_xml.parse_voc_xml` finds in it: ``(width, height)`` in pixels or None where
         there is no ``<size>``, and the objects in the file's order, their texts still bytes.
     """
-    start = _START.match(content)
-    if start is None:
+    between = _START.match(content)
+    if between is None:
         return None
-    position = start.end()
     size = None
     objects = []
+    match_object = _OBJECT.match
     while True:
-        between = _BETWEEN_OBJECTS.match(content, position)
         if between[1] is not None:
             if size is not None:
                 return None
             size = (int(between[1]), int(between[2]))
-        found = _OBJECT.match(content, between.end())
+        position = between.end()
+        found = match_object(content, position)
         if found is None:
-            return (size, objects) if _END.match(content, between.end()) else None
+            return (size, objects) if _END.match(content, position) else None
         while found is not None:
             objects.append(found.group(1, 2, 3, 4, 5, 6, 7))
             position = found.end()
-            found = _OBJECT.match(content, position)
+            found = match_object(content, position)
+        between = _BETWEEN.match(content, position)
