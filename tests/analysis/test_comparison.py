@@ -213,7 +213,7 @@ def test_twins_with_other_batches_get_no_verdict(tmp_path):
     record = json.loads((cell.run_dir / "run.json").read_text())
     record["batches"][0]["digest"] = "e" * 64
     write_run_record(cell.run_dir, record)
-    result, text, problems = result_of(study)
+    result, _, problems = result_of(study)
     assert problems == [f"old and new, seed 1: other batches in epoch 1 (3 of {'1' * 12}…, 3 of {'e' * 12}…)"]
     assert result["verdicts"] == ["new against old: +25.00 top-1 (3 seeds): NOT PAIRED, no verdict"]
     page = (tmp_path / "report.md").read_text()
