@@ -178,9 +178,12 @@ def test_wrong_usage_exits_2():
 
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"configs", "doctor", "export", "figures", "report", "swap", "sweep", "test", "train", "zoo"}
+COMMANDS = {
+    "analyze-errors", "compare", "configs", "doctor", "eval-voc", "export", "figures", "report", "swap", "sweep",
+    "test", "train", "zoo",
+}  # fmt: skip
 GROUPS = {
-    "bench": {"augment", "loss", "registry", "step"},
+    "bench": {"annotations", "augment", "eval-voc", "loss", "registry", "step"},
     "data": {"demo", "prepare", "verify"},
     "registry": {
         "ls",
