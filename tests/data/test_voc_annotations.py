@@ -25,6 +25,7 @@ from sosr_det.data.voc_annotations import (
     scan_classes,
 )
 from sosr_det.data.voc_annotations import cache as kept
+from sosr_det.data.voc_annotations.files import open_folder
 from sosr_det.data.voc_annotations.table import TableBuilder
 from sosr_det.data.voc_xml import parse_voc_xml
 from sosr_det.errors import DataError
@@ -208,6 +209,12 @@ def test_no_file_stays_open(folder):
     if before is None:
         pytest.skip("this system does not list open files")
     read(folder, "abcx" * 100, on_problem="collect")
+    assert len(os.listdir("/proc/self/fd")) == before
+    with open_folder(str(folder)) as opened:
+        reading = opened.read(["a.xml", "b.xml", "x.xml"] * 10)
+        next(reading)
+        assert len(os.listdir("/proc/self/fd")) > before + 10  # those ahead
+        reading.close()  # as an interruption does
     assert len(os.listdir("/proc/self/fd")) == before
 
 
