@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NUMBER = 8
-CAPTION = "Impact of Selective Output Smoothing Regularization on transfer learning of pretrained model to object detection."
+CAPTION = (
+    "Impact of Selective Output Smoothing Regularization on transfer learning of pretrained model to object "
+    "detection."
+)
 
 
 @dataclass(frozen=True)
