@@ -112,7 +112,8 @@ def test_classifiers(tmp_path):
     assert problems == []
     numbers = result["metrics"]["top1"]
     assert numbers["arms"]["old"] == {
-        "n": 3, "mean": pytest.approx(12 / 40), "std": pytest.approx(2 / 40), "values": [10 / 40, 12 / 40, 14 / 40]
+        "n": 3, "mean": pytest.approx(12 / 40), "std": pytest.approx(2 / 40), "values": [10 / 40, 12 / 40, 14 / 40],
+        "per_class_mean": {"cat": pytest.approx(12 / 40), "dog": pytest.approx(12 / 40)},
     }  # fmt: skip
     (found,) = numbers["pairs"]
     assert (found["reference"], found["arm"]) == ("old", "new")
@@ -175,7 +176,7 @@ def test_detectors(tmp_path):
         assert found["per_class"]["ghost"] is None
         assert found["per_class"]["cat"]["difference"] == pytest.approx(found["difference"])
     assert "mAP (area, 95 %, 3 seeds)" in text
-    assert "| `ghost` | – |" in (tmp_path / "report.md").read_text()
+    assert "| `ghost` | – | – |" in (tmp_path / "report.md").read_text()
     with pytest.raises(ConfigError, match="--metric top1: this comparison has map_11point, map_area"):
         write_comparison(study, metric="top1")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sosr_det.analysis.comparison.text import TITLES
+from sosr_det.analysis.comparison.text import OF_A_CLASS, TITLES
 from sosr_det.analysis.figures.canvas import COLOURS, new_figure, save
 
 _MOST_CLASSES = 60  # in a picture; the page lists all
@@ -91,7 +91,7 @@ def draw_classes(pairs: list[dict[str, Any]], metric: str, folder: Path) -> Path
     ax.set_yticks(range(len(names)), [_short(name) for name in names], fontsize="small")
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_title(
-        f"difference to {_short(pairs[0]['reference'])} {title}, {TITLES[metric]},\n"
+        f"difference to {_short(pairs[0]['reference'])} {title}, {OF_A_CLASS[metric]},\n"
         "percentage points, each with its own 95 % interval",
         fontsize="small",
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from sosr_det.analysis.comparison.figures import draw_comparison
 from sosr_det.analysis.comparison.text import (
+    OF_A_CLASS,
     TITLES,
     main_table,
     percent,
@@ -106,17 +107,22 @@ def _classes(result: dict[str, Any]) -> list[str]:
         return []
     sure = sum(bool(c and c["distinguishable"]) for pair in pairs for c in pair["per_class"].values())
     looked_at = len(names) * len(pairs)
+    means = result["metrics"][metric]["arms"][first]["per_class_mean"]
     return [
         "## Classes",
         "",
-        f"Differences to {code_span(first)} in {'AP' if metric != 'top1' else 'accuracy'} ({TITLES[metric]}), "
-        "percentage points, each ± half of its own 95 % interval over images and seeds.",
+        f"Mean {OF_A_CLASS[metric]} of {code_span(first)} in percent, and differences to it in points, each ± half of "
+        "its own 95 % interval over images and seeds.",
         "",
         *_table(
             [
-                ["class", *(code_span(pair["arm"]) for pair in pairs)],
+                ["class", code_span(first), *(code_span(pair["arm"]) for pair in pairs)],
                 *(
-                    [code_span(name), *(with_half_width(pair["per_class"][name]) for pair in pairs)]
+                    [
+                        code_span(name),
+                        percent(means[name]),
+                        *(with_half_width(pair["per_class"][name]) for pair in pairs),
+                    ]
                     for name in names
                 ),
             ]

@@ -46,7 +46,16 @@ def compute(
 def _of_metric(study: Study, resampled: Resampled, seed: int) -> dict[str, Any]:
     names = [arm.name for arm in study.arms]
     return {
-        "arms": {name: _spread(resampled.point[i, :, 0]) for i, name in enumerate(names)},
+        "arms": {
+            name: {
+                **_spread(resampled.point[i, :, 0]),
+                "per_class_mean": {
+                    each: _spread(resampled.point[i, :, k])["mean"]
+                    for k, each in enumerate(resampled.names[1:], start=1)
+                },
+            }
+            for i, name in enumerate(names)
+        },
         "pairs": [
             {
                 "reference": names[i],

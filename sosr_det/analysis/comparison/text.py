@@ -7,6 +7,7 @@ from typing import Any
 from sosr_det.evaluation.bootstrap import FEWEST_SEEDS
 
 TITLES = {"map_11point": "mAP (11-point)", "map_area": "mAP (area)", "top1": "top-1 accuracy"}
+OF_A_CLASS = {"map_11point": "AP (11-point)", "map_area": "AP (area)", "top1": "accuracy"}
 _IN_VERDICT = {"map_11point": ("mAP", "11-point, "), "map_area": ("mAP", "area, "), "top1": ("top-1", "")}
 
 
