@@ -6,41 +6,31 @@ import hashlib
 import json
 import logging
 import os.path as osp
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
-import mmcv
 import numpy as np
 from mmengine.dataset import force_full_init
-from mmengine.fileio import exists, get, isdir, isfile, list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from sosr_det.compat import install_mmcv_ops
 from sosr_det.data.holdout import check_holdout, holdout_part
-from sosr_det.data.voc_annotations import AnnotationTable, MissingAnnotationError
-from sosr_det.data.voc_dataset.annotations import is_local, other_classes, read_listed
-from sosr_det.data.voc_dataset.images import AUTO, ImageFolder, find_images
+from sosr_det.data.voc_dataset.files import VOCFiles
+from sosr_det.data.voc_dataset.images import AUTO
 from sosr_det.data.voc_dataset.metainfo import (
     check_old_style,
     check_palette,
     checked_classes,
     continued_palette,
 )
-from sosr_det.data.voc_dataset.problems import Problems
 from sosr_det.data.voc_dataset.records import VOCRecords, build_records, usable_boxes
-from sosr_det.data.voc_dataset.report import VOCLoadReport, examples
+from sosr_det.data.voc_dataset.report import VOCLoadReport
 from sosr_det.errors import ConfigError, DataError
 
 install_mmcv_ops()  # mmdet.datasets imports mmcv.ops
 from mmdet.datasets import VOCDataset  # noqa: E402
 
-_HOW_TO_GET_DATA = (
-    "Set data_root to the folder that holds VOC2007/ and VOC2012/ (usually data/VOCdevkit), or make a small data set "
-    "to try things with: sosr-det data demo"
-)
 _POLICIES = ("error", "skip")
 
 
@@ -219,15 +209,20 @@ class CheckedVOCDataset(VOCDataset):
     def _load_records(self) -> VOCRecords:
         classes = self._metainfo["classes"]
         self.cat2label = {name: label for label, name in enumerate(classes)}
-        listed = self._read_image_ids()
+        files = self._files()
+        files.check_folders(data_root=self.data_root, sub_data_root=self.sub_data_root)
+        listed = files.image_ids()
         image_ids = listed if self.holdout is None else holdout_part(listed, *self.holdout, self.ann_file)
-        names, table, problems = self._read(image_ids)
+        expected_classes = classes if self.unknown_classes == "error" else None
+        names, table, problems = files.read(image_ids, expected_classes, self.max_skipped_fraction)
         num_chosen = len(image_ids)
         if problems:
             if self.on_problem == "error":
                 raise problems.refuse()
             problems.check_limit()
             usable = [position for position in range(num_chosen) if position not in problems]
+            if not usable:
+                raise problems.refuse()
             image_ids, names = ([texts[position] for position in usable] for texts in (image_ids, names))
             table = table.take(np.array(usable, np.int64))
         report = self.load_report = VOCLoadReport(
@@ -238,14 +233,23 @@ class CheckedVOCDataset(VOCDataset):
             num_images=len(image_ids),
             boxes_per_class=dict.fromkeys(classes, 0),
         )
-        boxes = usable_boxes(table, self.cat2label, lambda image: self._xml_path(image_ids[image]), report)
-        records = build_records(table, boxes, self._folders(), image_ids, names, self.bbox_min_size, report)
+        boxes = usable_boxes(table, self.cat2label, lambda image: files.xml_path(image_ids[image]), report)
+        records = build_records(
+            table, boxes, (files.image_folder, files.xml_folder), image_ids, names, self.bbox_min_size, report
+        )
         self._log_report()
         return records
 
-    def _folders(self) -> tuple[str, str]:
-        """Of the images, and of the XML files."""
-        return osp.join(self.sub_data_root, self.img_subdir), osp.join(self.sub_data_root, self.ann_subdir)
+    def _files(self) -> VOCFiles:
+        return VOCFiles(
+            ann_file=self.ann_file,
+            image_folder=osp.join(self.sub_data_root, self.img_subdir),
+            xml_folder=osp.join(self.sub_data_root, self.ann_subdir),
+            img_suffix=self.img_suffix,
+            check_images=self.check_images,
+            cache=self.annotation_cache,
+            backend_args=self.backend_args,
+        )
 
     def prepare_data(self, idx: int) -> Any:
         """Record ``idx`` after the pipeline.
@@ -260,7 +264,7 @@ class CheckedVOCDataset(VOCDataset):
             raise
         except Exception as error:
             img_path = self.get_data_info(idx)["img_path"]
-            problem = self._image_problem(img_path)
+            problem = self._files().image_problem(img_path)
             if problem is not None:
                 raise DataError(
                     f"{img_path}: {problem}. Replace the file, or take it off {self.ann_file}"
@@ -296,117 +300,6 @@ class CheckedVOCDataset(VOCDataset):
     def num_images(self) -> int:
         """Number of images after filtering; the same as ``len(dataset)``."""
         return len(self)
-
-    def _xml_path(self, image_id: str) -> str:
-        return osp.join(self.sub_data_root, self.ann_subdir, f"{image_id}.xml")
-
-    def _read_image_ids(self) -> list[str]:
-        for what, path in (("data_root", self.data_root), ("sub_data_root", self.sub_data_root)):
-            if path and not isdir(path, backend_args=self.backend_args):
-                raise DataError(f"{what}: {path}: no such folder. {_HOW_TO_GET_DATA}")
-        if not isfile(self.ann_file, backend_args=self.backend_args):
-            raise DataError(
-                f"ann_file: {self.ann_file or '(not set)'}: no such file; expected a list of image ids, one a line, "
-                f"such as VOC2007/ImageSets/Main/trainval.txt. {_HOW_TO_GET_DATA}"
-            )
-        lines = list_from_file(self.ann_file, backend_args=self.backend_args)
-        image_ids = [line.strip() for line in lines if line.strip()]
-        if not image_ids:
-            raise DataError(f"{self.ann_file}: no image ids in it; expected one a line")
-        repeated = [image_id for image_id, count in Counter(image_ids).items() if count > 1]
-        if repeated:
-            raise DataError(
-                f"{self.ann_file}: {len(repeated)} images are listed more than once: {examples(repeated)}. To see "
-                "images more often in training, wrap the data set in RepeatDataset"
-            )
-        return image_ids
-
-    def _read(self, image_ids: list[str]) -> tuple[list[str], AnnotationTable, Problems]:
-        """Image files and annotations, each with a size, and what is wrong with which of them."""
-        problems = Problems(self.ann_file, len(image_ids), self.max_skipped_fraction)
-        names = self._image_names(image_ids, problems)
-        found = read_listed(self._folders()[1], image_ids, self.backend_args, self.annotation_cache)
-        for position, error in found.problems.items():
-            xml_path = self._xml_path(image_ids[position])
-            reason = str(error).removeprefix(f"{xml_path}: ")
-            if isinstance(error, MissingAnnotationError):
-                reason = f"no such file, but {self.ann_file} lists the image {image_ids[position]!r}"
-                problems.advice["files"] = (
-                    f"Expected one XML file per listed image{self._second_column_hint(image_ids[position])}. "
-                    f"{_HOW_TO_GET_DATA}"
-                )
-            problems.bad_file(position, xml_path, reason)
-        table = self._with_sizes(image_ids, names, found.table, problems)
-        if self.unknown_classes == "error":
-            problems.advice["classes"] = (
-                f"Configured: {list(self._metainfo['classes'])}. Correct metainfo=dict(classes=...), or leave these "
-                "objects out with unknown_classes='ignore'"
-            )
-            for position, counts in other_classes(table, self.cat2label).items():
-                problems.unknown_classes(position, self._xml_path(image_ids[position]), counts)
-        return names, table, problems
-
-    def _image_names(self, image_ids: list[str], problems: Problems) -> list[str]:
-        """File names in the folder of images; missing ones are problems if they are looked for."""
-        if not self.check_images and self.img_suffix != AUTO:
-            return [f"{image_id}{self.img_suffix}" for image_id in image_ids]
-        path = self._folders()[0]
-        if not isdir(path, backend_args=self.backend_args):
-            raise DataError(f"{path}: no such folder; expected the images. {_HOW_TO_GET_DATA}")
-        folder = ImageFolder(path, self.backend_args, is_local(path, self.backend_args))
-        names, wrong = find_images(folder, image_ids, self.img_suffix)
-        problems.advice["images"] = _HOW_TO_GET_DATA
-        for position, reason in wrong.items():
-            problems.bad_image(position, osp.join(path, names[position]), reason)
-        if wrong:
-            image_id = image_ids[min(wrong)]
-            other = folder.other_suffix(image_id)
-            if other and self.img_suffix != AUTO:
-                problems.advice["images"] = f"There is a {image_id}{other}: set img_suffix={other!r}"
-        return names
-
-    def _with_sizes(
-        self, image_ids: list[str], names: list[str], table: AnnotationTable, problems: Problems
-    ) -> AnnotationTable:
-        """The table with sizes from the images themselves where the annotations have none."""
-        unsized = [p for p in np.flatnonzero(table.sizes[:, 0] == 0).tolist() if p not in problems]
-        if not unsized:
-            return table
-        sizes = table.sizes.copy()
-        for position in unsized:
-            img_path = osp.join(self._folders()[0], names[position])
-            xml_path = self._xml_path(image_ids[position])
-            reason = self._image_problem(img_path)
-            if reason is not None:
-                problems.bad_file(
-                    position, img_path, f"{reason}, and {xml_path} has no <size> to take its place"
-                )
-                continue
-            content = get(img_path, backend_args=self.backend_args)
-            height, width = mmcv.imfrombytes(content, backend="cv2").shape[:2]
-            sizes[position] = width, height
-        return replace(table, sizes=sizes)
-
-    def _second_column_hint(self, image_id: str) -> str:
-        if len(image_id.split()) == 2 and exists(
-            self._xml_path(image_id.split()[0]), backend_args=self.backend_args
-        ):
-            return "; this list has a second column, as VOC's lists per class do: use the plain list"
-        return ""
-
-    def _image_problem(self, img_path: str) -> str | None:
-        """Why the image cannot be used, or None if it can be read and decoded."""
-        try:
-            content = get(img_path, backend_args=self.backend_args)
-        except OSError as error:
-            return f"the image cannot be read ({type(error).__name__}: {error})"
-        if not content:
-            return "the image file is empty"
-        try:
-            image = mmcv.imfrombytes(content, backend="cv2")
-        except Exception as error:
-            return f"the image cannot be decoded ({error})"
-        return "the image cannot be decoded" if image is None else None
 
     def _log_report(self) -> None:
         report = self.load_report

@@ -156,6 +156,8 @@ def test_too_many_to_skip(kit):
     (kit / "Annotations").mkdir()
     with pytest.raises(DataError, match=r"but 40 of 40 cannot be used"):
         load(kit, on_problem="skip", max_skipped_fraction=0.5)
+    with pytest.raises(DataError, match=r"40 of the 40 images listed in .* have files that cannot be used"):
+        load(kit, on_problem="skip", max_skipped_fraction=1)
 
 
 def test_a_few_problems_name_the_way_out(kit):
