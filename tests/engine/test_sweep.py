@@ -90,7 +90,8 @@ def test_seeds():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "1,1", "-1", "1;2", "0.5", "0..", "..3", "0...3", "3..0", "0..2,1", "0..99999999999", "²"]
+    "text",
+    ["", "a", "1,1", "-1", "1;2", "0.5", "0..", "..3", "0...3", "3..0", "0..2,1", "0..99999999999", "²"],
 )
 def test_bad_seeds(text):
     with pytest.raises(ConfigError, match="--seeds"):
@@ -205,13 +206,15 @@ class FakeTraining:
         self.commands = []
         self.fails = set()  # names of trials
         self.cut_at = None  # number of the call that is interrupted
+        self.progresses = False  # whether a trial that fails has left a newer checkpoint
 
     def __call__(self, command, log, lock):
         self.commands.append(list(command))
         run_dir = Path(command[command.index("--work-dir") + 1])
         log.parent.mkdir(exist_ok=True)
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "last_checkpoint").write_text("epoch_1.pth")
+        epoch = len(self.commands) if self.progresses else 1
+        (run_dir / "last_checkpoint").write_text(f"epoch_{epoch}.pth")
         record = {"schema_version": 1, "epochs": [], "data": {"train": {"fingerprint": "t"}, "val": None}}
         if len(self.commands) == self.cut_at:
             write_run_record(run_dir, {**record, "status": "running"})
@@ -350,6 +353,14 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(training, tmp_path, capsys):
     assert "--resume" in training.commands[8]
     assert "--overwrite" in training.commands[9]
     assert "8 of 8 runs done" in capsys.readouterr().out
+
+
+def test_what_failed_further_on_is_resumed_again(training, tmp_path):
+    training.fails, training.progresses = {"threshold-0.9_weight-1_seed-0"}, True
+    for _ in range(3):
+        with pytest.raises(SosrError, match="1 of 8"):
+            sweep(tmp_path / "s")
+    assert ["--resume" in c for c in training.commands[8:]] == [True, True]
 
 
 def test_stop_on_error(training, tmp_path):

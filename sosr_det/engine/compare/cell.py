@@ -12,7 +12,7 @@ from sosr_det.engine.compare.study import PREDICTIONS, Cell, Study
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.run_record import kept_checkpoint
 from sosr_det.engine.studies.process import Processes, last_error
-from sosr_det.engine.studies.records import completed_record, replace_text
+from sosr_det.engine.studies.records import completed_record, last_checkpoint, replace_text
 from sosr_det.errors import CheckpointError
 
 DONE, ATTEMPT, TEST_CONFIG = "done.json", "attempt.json", "test_config.py"
@@ -47,10 +47,11 @@ def run_cell(
     log = study.folder / "logs" / f"{cell.arm.name}_seed-{cell.seed}.log"
     if completed_record(cell.run_dir) is None:
         mode = training_mode(cell)
-        _note_attempt(cell, mode, failed=False)
+        attempt = {"mode": mode, "last_checkpoint": last_checkpoint(cell.run_dir), "failed": False}
+        _note_attempt(cell, attempt)
         code = processes.run(train_command(study, cell, mode), log, lock, environment)
         if code != 0 or completed_record(cell.run_dir) is None:
-            _note_attempt(cell, mode, failed=True)
+            _note_attempt(cell, {**attempt, "failed": True})
             raise CellFailed(f"training ended with exit code {code}: {last_error(log)}", log)
     record = completed_record(cell.run_dir)
     try:
@@ -77,14 +78,18 @@ def training_mode(cell: Cell) -> str:
     """``starting``, ``resuming`` from a checkpoint, or ``starting over`` what left nothing to resume."""
     if not (cell.run_dir / RUN_RECORD).exists():
         return "starting"
-    if not (cell.run_dir / "last_checkpoint").is_file():
+    pointer = last_checkpoint(cell.run_dir)
+    if pointer is None:
         return "starting over"
     try:
         attempt = json.loads((cell.folder / ATTEMPT).read_text())
     except (OSError, ValueError):
         attempt = {}
-    # What failed right after resuming would fail there again: a damaged checkpoint, a NaN in the weights.
-    return "starting over" if attempt.get("failed") and attempt.get("mode") == "resuming" else "resuming"
+    if not isinstance(attempt, dict) or not attempt.get("failed") or attempt.get("mode") != "resuming":
+        return "resuming"
+    # What failed without getting any further would fail there again: a damaged checkpoint, a NaN in the weights.
+    # After a newer checkpoint it is another failure, and starting over would throw away what was trained.
+    return "starting over" if attempt.get("last_checkpoint") == pointer else "resuming"
 
 
 def state(cell: Cell) -> str:
@@ -128,6 +133,6 @@ def test_command(study: Study, cell: Cell, checkpoint: Path) -> list[str]:
     return command
 
 
-def _note_attempt(cell: Cell, mode: str, *, failed: bool) -> None:
+def _note_attempt(cell: Cell, attempt: dict[str, Any]) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
-    replace_text(cell.folder / ATTEMPT, json.dumps({"mode": mode, "failed": failed}) + "\n")
+    replace_text(cell.folder / ATTEMPT, json.dumps(attempt) + "\n")

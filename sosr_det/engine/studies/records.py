@@ -20,6 +20,14 @@ def completed_record(run_dir: Path) -> dict | None:
     return record if record.get("status") == "completed" else None
 
 
+def last_checkpoint(run_dir: Path) -> str | None:
+    """What the run would resume from, as mmengine's pointer names it; None where there is no pointer."""
+    try:
+        return (run_dir / "last_checkpoint").read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that no reader, and no crash, ever meets half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -21,7 +21,7 @@ from sosr_det.engine.configs import load_config
 from sosr_det.engine.provenance import config_digest, text_digest
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.studies.process import hold_lock, last_error, run_process
-from sosr_det.engine.studies.records import completed_record
+from sosr_det.engine.studies.records import completed_record, last_checkpoint
 from sosr_det.engine.studies.seeds import parse_seeds
 from sosr_det.engine.sweep.checks import require_metric, require_sosr, require_usable_losses
 from sosr_det.engine.sweep.grid import Point, parse_grid, points
@@ -227,6 +227,7 @@ class _Sweep:
         label = f"[{number}/{len(self.points)}] {point.name}"
         print(f"{label}: {mode} (log: {log})", flush=True)
         resumed = mode == "resuming"
+        pointer = last_checkpoint(self.folder / point.name)
         try:
             code = run_process(self.command(point, mode), log, lock)
         except BaseException:
@@ -241,7 +242,9 @@ class _Sweep:
             )
             return
         error = last_error(log)
-        self._file(point, None, error=error, exit_code=code, resumed=resumed)
+        # Failed at a newer checkpoint than it was resumed from, it may be resumed again.
+        stuck = resumed and last_checkpoint(self.folder / point.name) == pointer
+        self._file(point, None, error=error, exit_code=code, resumed=stuck)
         self.failed.append(point.name)
         print(f"{label}: failed (exit code {code}): {error}", flush=True)
         if self.options.stop_on_error:
@@ -255,7 +258,7 @@ class _Sweep:
         if not (run_dir / "last_checkpoint").is_file():
             return "starting over"
         earlier = attempts(self._study()).get(point.name)
-        # What failed right after resuming would fail there again: a damaged checkpoint, a NaN in the weights.
+        # What failed after resuming without a newer checkpoint would fail there again: a damaged checkpoint, a NaN in the weights.
         return "starting over" if earlier and earlier[-1].get("resumed") else "resuming"
 
     def command(self, point: Point, mode: str) -> list[str]:

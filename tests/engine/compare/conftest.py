@@ -52,6 +52,7 @@ class FakeRuns:
         self.environments = []
         self.fails = {}  # "arm/seed-0" -> "train" or "test"
         self.cut_at = None
+        self.progresses = False  # whether a training that fails has left a newer checkpoint
         self.digest = lambda cell, epoch: f"{cell.rpartition('-')[2]}-{epoch}"
         self.lock = threading.Lock()
         self.pause = 0.0
@@ -67,7 +68,8 @@ class FakeRuns:
         kind, cell = command[3], "/".join(folder.parts[-3:-1])
         folder.mkdir(parents=True, exist_ok=True)
         if kind == "train":
-            (folder / "last_checkpoint").write_text(str(folder / "epoch_1.pth"))
+            epoch = number if self.progresses else 1
+            (folder / "last_checkpoint").write_text(str(folder / f"epoch_{epoch}.pth"))
         if number == self.cut_at:
             write_run_record(folder, {"schema_version": 1, "status": "running", "epochs": []})
             raise KeyboardInterrupt

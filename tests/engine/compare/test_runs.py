@@ -90,6 +90,22 @@ def test_failures_are_told_and_the_rest_goes_on(runs, tmp_path, capsys, compare)
     assert all(read_done(cell) for cell in study.cells())
 
 
+def test_what_failed_further_on_is_resumed_again(runs, tmp_path, compare):
+    """Only a run that failed at the very checkpoint it was resumed from starts over."""
+    runs.fails, runs.progresses = {"a/seed-0": "train"}, True
+    for _ in range(4):
+        compare(tmp_path / "c", seeds="0")
+    runs.progresses = False
+    compare(tmp_path / "c", seeds="0")  # to epoch 1: not the checkpoint that it was resumed from
+    compare(tmp_path / "c", seeds="0")
+    compare(tmp_path / "c", seeds="0")
+    trainings = [
+        c for c in runs.commands if c[3] == "train" and "a" in Path(c[c.index("--work-dir") + 1]).parts
+    ]
+    assert ["--resume" in c for c in trainings] == [False, *[True] * 5, False]
+    assert ["--overwrite" in c for c in trainings] == [*[False] * 6, True]
+
+
 def test_an_interrupted_run_is_resumed(runs, tmp_path, compare):
     runs.cut_at = 3
     with pytest.raises(KeyboardInterrupt):
