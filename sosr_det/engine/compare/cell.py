@@ -60,7 +60,8 @@ def run_cell(
         raise CellFailed(str(error), log) from error
     # The config as it was trained: with another backbone, its preprocessing may not be the named config's.
     replace_text(cell.folder / TEST_CONFIG, record["config_text"])
-    code = processes.run(test_command(study, cell, checkpoint), log, lock, environment)
+    variables = {**(environment or {}), **test_environment(study)} or None
+    code = processes.run(test_command(study, cell, checkpoint), log, lock, variables)
     predictions = cell.test_dir / PREDICTIONS[study.kind]
     if code != 0 or not predictions.is_file():
         raise CellFailed(f"the test ended with exit code {code}: {last_error(log)}", log)
@@ -131,6 +132,16 @@ def test_command(study: Study, cell: Cell, checkpoint: Path) -> list[str]:
         if value is not None:
             command += [flag, str(value)]
     return command
+
+
+def test_environment(study: Study) -> dict[str, str]:
+    """Variables that a test gets beside this process's.
+
+    A ``data_root`` among the overrides stood against ``$SOSR_DATA`` in the training, and is in the config that it left;
+    the test has no overrides, so there the variable must not replace it (empty is as unset).
+    """
+    by_hand = any("data_root" in override.partition("=")[0] for override in study.options["cfg_options"])
+    return {"SOSR_DATA": ""} if by_hand and study.options["data_root"] is None else {}
 
 
 def _note_attempt(cell: Cell, attempt: dict[str, Any]) -> None:

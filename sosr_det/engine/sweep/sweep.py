@@ -258,7 +258,7 @@ class _Sweep:
         if not (run_dir / "last_checkpoint").is_file():
             return "starting over"
         earlier = attempts(self._study()).get(point.name)
-        # What failed after resuming without a newer checkpoint would fail there again: a damaged checkpoint, a NaN in the weights.
+        # What failed after resuming without a newer checkpoint would fail there again: damaged, or NaN in it.
         return "starting over" if earlier and earlier[-1].get("resumed") else "resuming"
 
     def command(self, point: Point, mode: str) -> list[str]:

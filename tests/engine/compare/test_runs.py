@@ -45,6 +45,20 @@ def test_a_whole_comparison(runs, tmp_path, compare):
     assert read_study(tmp_path / "c") == study
 
 
+@pytest.mark.parametrize(
+    ("changes", "variables"),
+    [
+        ({"cfg_options": ["train_dataloader.dataset.data_root=/by/hand/"]}, {"SOSR_DATA": ""}),
+        ({"cfg_options": ["model.num_classes=7"]}, None),
+        ({"cfg_options": ["data_root=/by/hand/"], "data_root": Path("data")}, None),
+    ],
+)
+def test_the_test_reads_the_data_of_the_training(changes, variables, runs, tmp_path, compare):
+    """In the training a data_root of --cfg-options stands against $SOSR_DATA; the test has no --cfg-options."""
+    compare(tmp_path / "c", seeds="0", **changes)
+    assert runs.environments == [None, variables] * 2
+
+
 def test_finished_runs_are_kept(runs, tmp_path, compare):
     compare(tmp_path / "c")
     compare(tmp_path / "c")
