@@ -118,12 +118,20 @@ def _detection_values(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_test(record: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of the latest test of the kept checkpoint as the config says; empty where there was none."""
+    """Metrics of the latest test of the kept checkpoint with the settings of its run; empty where there was none."""
     kept = (record.get("best") or {}).get("checkpoint")
     for test in reversed(record.get("tests") or []):
-        if not test["changed_settings"] and not test["cfg_options"] and kept in (None, test["checkpoint"]):
+        if _tests_the_run_as_it_is(test) and kept in (None, test["checkpoint"]):
             return test["metrics"]
     return {}
+
+
+def _tests_the_run_as_it_is(test: dict[str, Any]) -> bool:
+    """Whether a test had the run's own settings; its overrides may be what made them so."""
+    # Only what the drift looks at can be known to be the run's own.
+    compared = "config_drift" in test
+    own = all(compared and (key.startswith("model.") or ".pipeline." in key) for key in test["cfg_options"])
+    return not test["changed_settings"] and not test.get("config_drift") and own
 
 
 def _format(title: str, value: Any) -> str:

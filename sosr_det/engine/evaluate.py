@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.backbone.source import check_detector
+from sosr_det.engine.config_drift import drift, drift_line
 from sosr_det.engine.configs import bare_type, load_config, walk_dicts
 from sosr_det.engine.inference_settings import InferenceSettings, apply_inference_settings
 from sosr_det.engine.predictions import name_images, save_predictions
 from sosr_det.engine.provenance import dataset_record, utc_now
+from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.run_record import kept_checkpoint, read_run_record
 from sosr_det.engine.setup import (
     VOC_TYPES,
@@ -27,6 +30,8 @@ from sosr_det.errors import CheckpointError, ConfigError
 from sosr_det.evaluation.saved_detections import FILE_NAME as DETECTIONS_FILE
 from sosr_det.registry.manifest import Manifest
 from sosr_det.registry.names import SCHEME
+
+logger = logging.getLogger("sosr_det")
 
 
 @dataclass
@@ -101,6 +106,7 @@ def evaluate_checkpoint(options: TestOptions) -> TestOutcome:
     checkpoint, loaded = _load(options.checkpoint, cfg)
     apply_data_root(cfg, options.data_root, options.cfg_options)
     apply_classes(cfg, options.classes or _trained_classes(cfg, loaded))
+    drifted = _drift_from_run(checkpoint, cfg)
     used = _apply_settings(cfg, options.settings)
     cfg.launcher = options.launcher
     folder = Path("work_dirs") / Path(options.config).stem if "://" in checkpoint else Path(checkpoint).parent
@@ -123,12 +129,18 @@ def evaluate_checkpoint(options: TestOptions) -> TestOutcome:
     if is_main:
         if detections is not None:
             fill_truncated(detections, runner.test_dataloader.dataset)
-        _record(options, checkpoint, used, metrics, runner, work_dir)
+        _record(options, checkpoint, used, drifted, metrics, runner, work_dir)
     return TestOutcome(metrics, work_dir, detections, is_main)
 
 
 def _record(
-    options: TestOptions, checkpoint: str, used: dict | None, metrics: dict, runner: Any, work_dir: Path
+    options: TestOptions,
+    checkpoint: str,
+    used: dict | None,
+    drifted: dict,
+    metrics: dict,
+    runner: Any,
+    work_dir: Path,
 ) -> None:
     is_uri = "://" in checkpoint
     digest = checkpoint.rpartition(":")[2] if is_uri else file_digest(Path(checkpoint))
@@ -141,6 +153,7 @@ def _record(
         "settings": used,
         "changed_settings": options.settings.to_dict() if options.settings.changed else None,
         "cfg_options": list(options.cfg_options),
+        "config_drift": drifted,
         "metrics": metrics,
     }
     write_test_record([path for path in (work_dir / TEST_FILE, options.json_out) if path], entry)
@@ -150,6 +163,23 @@ def _record(
         if key.count("/") == 1:  # per-class figures are in the table that the metric printed
             print(f"{key}: {value:.6f}")
     print(f"test record: {work_dir / TEST_FILE}")
+
+
+def _drift_from_run(checkpoint: str, cfg: Any) -> dict[str, list[str]]:
+    """Where the config differs from that of the run that the checkpoint lies in; warns of it."""
+    run_dir = Path(checkpoint).parent
+    if "://" in checkpoint or not (run_dir / RUN_RECORD).is_file():
+        return {}
+    record = read_run_record(run_dir)
+    found = drift(record, str(run_dir / RUN_RECORD), cfg, dataloaders=["test_dataloader"])
+    if found:
+        logger.warning(drift_line(found, doing="testing", run_dir=run_dir))
+    if record["status"] != "completed":
+        logger.warning(
+            f"the run in {run_dir} is {record['status']} after {len(record['epochs'])} epochs; testing "
+            f"{Path(checkpoint).name} all the same."
+        )
+    return found
 
 
 def _apply_settings(cfg: Any, settings: InferenceSettings) -> dict[str, Any] | None:

@@ -28,13 +28,7 @@ def recorded_config(text: str, source: str) -> Any:
     """
     from mmengine.config import Config
 
-    try:
-        settings = dict(map(_assignment, ast.parse(text).body))
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise ConfigError(
-            f"{source} holds a config that cannot be read as data ({error}). It was not run: only configs that "
-            "`sosr-det train` recorded are read. Train with --dynamics instead."
-        ) from error
+    settings = recorded_values(text, source)
     for section in _BUILT:
         for node in walk_dicts(settings.get(section)):
             kind = node.get("type")
@@ -45,6 +39,21 @@ def recorded_config(text: str, source: str) -> Any:
                     "sosr_det.engine.recompute.measure_unrecorded_runs."
                 )
     return Config(settings)
+
+
+def recorded_values(text: str, source: str) -> dict[str, Any]:
+    """The same as plain values that nothing may be built from: the types in it are not looked at.
+
+    Raises:
+        ConfigError: it is more than assignments of literals.
+    """
+    try:
+        return dict(map(_assignment, ast.parse(text).body))
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"{source} holds a config that cannot be read as data ({error}). It was not run: only configs that "
+            "`sosr-det train` recorded are read. Train with --dynamics instead."
+        ) from error
 
 
 def _assignment(node: ast.stmt) -> tuple[str, Any]:
