@@ -275,6 +275,7 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None, settings:
             "settings": settings,
         }
     )
+    hooks.append({"type": "DueValidationHook"})  # reads what RunRecordHook has just written
     cfg.custom_hooks = hooks
 
 

@@ -4,6 +4,7 @@ from sosr_det.engine.hooks.backbone_contract import BackboneContractHook
 from sosr_det.engine.hooks.batch_digest import BatchDigestHook
 from sosr_det.engine.hooks.data_contract import DataContractHook
 from sosr_det.engine.hooks.divergence import DivergenceHook
+from sosr_det.engine.hooks.due_validation import DueValidationHook
 from sosr_det.engine.hooks.loss_epoch import LossEpochHook
 from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from sosr_det.engine.hooks.rank_zero_buffers import RankZeroBuffersHook
@@ -17,6 +18,7 @@ __all__ = [
     "BatchDigestHook",
     "DataContractHook",
     "DivergenceHook",
+    "DueValidationHook",
     "LossEpochHook",
     "PlainCheckpointHook",
     "RankZeroBuffersHook",

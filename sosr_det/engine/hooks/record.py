@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from sosr_det.engine.configs import walk_dicts
+from sosr_det.engine.hooks.due_validation import is_due
 from sosr_det.engine.provenance import dataset_record, git_commit, library_versions, text_digest, utc_now
 from sosr_det.engine.run_record import (
     FILE_NAME,
@@ -21,6 +23,8 @@ from sosr_det.engine.run_record import (
     run_files,
     write_run_record,
 )
+
+logger = logging.getLogger("sosr_det")
 
 _PREPROCESSING_KEYS = ("mean", "std", "bgr_to_rgb", "type")
 
@@ -133,9 +137,10 @@ class RunRecordHook(Hook):
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
         if not is_main_process():
             return
-        if (
-            not self.record["epochs"] or "val" in self.record["epochs"][-1]
-        ):  # a loop by iteration has no epochs
+        last = self.record["epochs"][-1] if self.record["epochs"] else {}
+        # A loop by iteration has no epochs; a run may have been killed before it recorded the one that it is
+        # resumed from.
+        if not last or "val" in last or last["epoch"] != runner.epoch:
             self.record["epochs"].append({"epoch": runner.epoch, "iter": runner.iter})
         self.record["epochs"][-1]["val"] = dict(metrics or {})
         self.record["best"] = self._best(runner)
@@ -147,7 +152,24 @@ class RunRecordHook(Hook):
             self.record["best"] = self._best(runner)
             self.record["status"] = "completed"
             self.record["finished"] = utc_now()
+            self._say_what_was_not_validated(runner)
             self._write(runner)
+
+    def _say_what_was_not_validated(self, runner) -> None:
+        """An epoch that should have been validated and was not could have been the best one."""
+        recorded = {each["epoch"]: each for each in self.record["epochs"]}
+        missing = [
+            epoch
+            for epoch in range(1, runner.epoch + 1)
+            if is_due(runner, epoch) and "val" not in recorded.get(epoch, {})
+        ]
+        if missing:
+            self.record["not_validated"] = missing
+            named = f"epoch {missing[0]} was" if len(missing) == 1 else f"epochs {missing} were"
+            logger.warning(
+                f"{named} never validated, since the run was stopped in between: the best epoch is chosen among the "
+                f"others. run.json says so under not_validated; train anew for a choice among all epochs."
+            )
 
     def _best(self, runner) -> dict | None:
         hook = next((h for h in runner.hooks if isinstance(h, CheckpointHook)), None)
