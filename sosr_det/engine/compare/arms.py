@@ -114,12 +114,26 @@ def _pin(uri: str, pinned: dict[str, tuple[str, str | None]]) -> tuple[str, str 
             digest = _file_digest(Path(uri)) if source.kind == "file" else source.digest
             pinned[uri] = (source.checkpoint, digest)
     weights, digest = pinned[uri]
+    _require_same_file(uri, digest)
+    return weights, digest
+
+
+def require_same_weights(arm: Arm) -> None:
+    """Look again, before a run starts, that a weights file is the one that the comparison began with.
+
+    Raises:
+        ConfigError: it changed, or cannot be read. Weights that are no file cannot change: they are pinned.
+    """
+    if arm.backbone is not None:
+        _require_same_file(arm.backbone, arm.digest)
+
+
+def _require_same_file(uri: str, digest: str | None) -> None:
     if "://" not in uri and uri != RANDOM and _file_digest(Path(uri)) != digest:
         raise ConfigError(
             f"the weights file {uri} changed since this comparison began; put the old one back, or use another "
             "--work-dir."
         )
-    return weights, digest
 
 
 def _file_digest(path: Path) -> str:

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.compare.arms import require_same_weights
 from sosr_det.engine.compare.study import PREDICTIONS, Cell, Study
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.run_record import kept_checkpoint
 from sosr_det.engine.studies.process import Processes, last_error
 from sosr_det.engine.studies.records import completed_record, last_checkpoint, replace_text
-from sosr_det.errors import CheckpointError
+from sosr_det.errors import CheckpointError, ConfigError
 
 DONE, ATTEMPT, TEST_CONFIG = "done.json", "attempt.json", "test_config.py"
 
@@ -42,10 +43,14 @@ def run_cell(
     """Do what is missing of a cell: train it, resume it, test it. Returns what :func:`read_done` does.
 
     Raises:
-        CellFailed: the training or the test ended with an error.
+        CellFailed: the training or the test ended with an error, or the arm's weights file is not what it was.
     """
     log = study.folder / "logs" / f"{cell.arm.name}_seed-{cell.seed}.log"
     if completed_record(cell.run_dir) is None:
+        try:
+            require_same_weights(cell.arm)
+        except ConfigError as error:
+            raise CellFailed(str(error), log) from error
         mode = training_mode(cell)
         attempt = {"mode": mode, "last_checkpoint": last_checkpoint(cell.run_dir), "failed": False}
         _note_attempt(cell, attempt)

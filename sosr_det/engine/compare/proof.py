@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sosr_det.engine.backbone.source import RANDOM
 from sosr_det.engine.compare.study import Study
 from sosr_det.engine.studies.records import completed_record
+from sosr_det.registry.names import SCHEME
 
 
 def prove_pairs(study: Study, seeds: list[int]) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def prove_pairs(study: Study, seeds: list[int]) -> dict[str, Any]:
             elif arm.name != first_name:
                 problems += _difference(pair, first, own)
                 warnings += _other_weights_outside(pair, first, own)
+                warnings += _other_validations(pair, first, own)
             problems += _other_weights(arm, seed, own)
         equal = all(each["epochs"] and _digests(each) == _digests(first) for each in found.values())
         rows.append(
@@ -48,6 +51,10 @@ def prove_pairs(study: Study, seeds: list[int]) -> dict[str, Any]:
                 "arms": found,
             }
         )
+    # Tensors that --allow leaves out are random, so there other starts prove nothing.
+    told = warnings if study.options.get("allow") else problems
+    for arm in study.arms:
+        told += _weights_of_files(arm, {row["seed"]: row["arms"][arm.name] for row in rows})
     return {
         "paired": bool(rows) and not problems,
         "problems": problems,
@@ -61,8 +68,10 @@ def _of_run(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "epochs": record.get("batches") or [],
         "backbone_digest": (record.get("backbone") or {}).get("digest"),
+        "backbone_at_start": weights.get("backbone"),
         "outside_backbone": weights.get("outside_backbone"),
         "outside_backbone_layout": weights.get("outside_backbone_layout"),
+        "validated_epochs": [e.get("epoch") for e in record.get("epochs") or [] if e.get("val")],
         "mixes_batches": "batch_augments=" in (record.get("config_text") or ""),
     }
 
@@ -99,6 +108,39 @@ def _other_weights_outside(pair: str, first: dict[str, Any], own: dict[str, Any]
     same_layout = first["outside_backbone_layout"] == own["outside_backbone_layout"]
     reason = "" if same_layout else ", as they have other shapes"
     return [f"{pair}: the weights outside of the backbone (neck, head) did not start the same{reason}"]
+
+
+def _other_validations(pair: str, first: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """A run that was interrupted between an epoch and its validation chose its epoch from fewer than its twin."""
+    a, b = set(first["validated_epochs"]), set(own["validated_epochs"])
+    if a == b:
+        return []
+    told = [
+        f"epoch {', '.join(map(str, sorted(only)))} only in the {which}"
+        for which, only in (("first", a - b), ("second", b - a))
+        if only
+    ]
+    return [
+        f"{pair}: not the same epochs were validated ({'; '.join(told)}), so they chose their best from different ones"
+    ]
+
+
+def _weights_of_files(arm: Any, runs: dict[int, dict[str, Any]]) -> list[str]:
+    """Runs of weights that are no entry have no digest of one: all seeds must have started from the same tensors."""
+    if arm.weights in (None, RANDOM) or arm.weights.startswith(SCHEME):
+        return []
+    missing = [str(seed) for seed, run in runs.items() if not run["backbone_at_start"]]
+    if missing:
+        return [
+            f"{arm.name}, seed {', '.join(missing)}: the run has no digest of its backbone at the start, so it is not "
+            f"proven that it began with {arm.weights}"
+        ]
+    if len({run["backbone_at_start"] for run in runs.values()}) < 2:
+        return []
+    told = ", ".join(f"seed {seed} from {run['backbone_at_start'][:12]}" for seed, run in runs.items())
+    return [
+        f"{arm.name}: the backbones of its runs did not start the same, though all have {arm.weights}: {told}"
+    ]
 
 
 def _other_weights(arm: Any, seed: int, own: dict[str, Any]) -> list[str]:

@@ -92,7 +92,7 @@ class FakeRuns:
                 "batches": [
                     {"epoch": e, "digest": self.digest(cell, e), "num_batches": 3, "random_state": "r"} for e in (1, 2)
                 ],
-                "initial_weights": {"outside_backbone": "w", "outside_backbone_layout": "l"},
+                "initial_weights": {"backbone": "s", "outside_backbone": "w", "outside_backbone_layout": "l"},
             },
         )  # fmt: skip
 

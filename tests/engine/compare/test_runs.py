@@ -50,13 +50,29 @@ def test_a_whole_comparison(runs, tmp_path, compare):
     [
         ({"cfg_options": ["train_dataloader.dataset.data_root=/by/hand/"]}, {"SOSR_DATA": ""}),
         ({"cfg_options": ["model.num_classes=7"]}, None),
-        ({"cfg_options": ["data_root=/by/hand/"], "data_root": Path("data")}, None),
+        ({"cfg_options": ["train_dataloader.dataset.data_root=/by/hand/"], "data_root": Path("data")}, None),
     ],
 )
 def test_the_test_reads_the_data_of_the_training(changes, variables, runs, tmp_path, compare):
     """In the training a data_root of --cfg-options stands against $SOSR_DATA; the test has no --cfg-options."""
     compare(tmp_path / "c", seeds="0", **changes)
     assert runs.environments == [None, variables] * 2
+
+
+def test_a_weights_file_that_changes_meanwhile(runs, tmp_path, compare):
+    """Every run must start from the file that the comparison began with."""
+    weights, train = tmp_path / "w.pth", runs._train
+    weights.write_text("first")
+
+    def train_and_change(folder, cell, command):
+        train(folder, cell, command)
+        weights.write_text("second")
+
+    runs._train = train_and_change
+    _, failures = compare(tmp_path / "c", backbones=[str(weights), "sosr://a"])
+    assert runs.cells("train") == ["w/seed-0", "a/seed-0", "a/seed-1"]
+    assert list(failures) == ["w/seed-1"]
+    assert f"the weights file {weights} changed since this comparison began" in str(failures["w/seed-1"])
 
 
 def test_finished_runs_are_kept(runs, tmp_path, compare):
