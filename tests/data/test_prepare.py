@@ -506,6 +506,7 @@ def test_a_link_in_a_zip_is_no_way_out(tmp_path):
         b"neither",
         b"",
     ],
+    ids=["cut tar", "cut zip", "no zip", "neither", "empty"],  # an archive holds the time, and names must not
 )
 def test_damaged_archives_are_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "into").mkdir()
