@@ -12,7 +12,7 @@ from sosr_det.engine.compare.arms import require_same_weights
 from sosr_det.engine.compare.study import PREDICTIONS, Cell, Study
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.run_record import kept_checkpoint
-from sosr_det.engine.studies.process import Processes, last_error
+from sosr_det.engine.studies.process import Processes, how_ended, last_error
 from sosr_det.engine.studies.records import completed_record, last_checkpoint, replace_text
 from sosr_det.errors import CheckpointError, ConfigError
 
@@ -57,7 +57,7 @@ def run_cell(
         code = processes.run(train_command(study, cell, mode), log, lock, environment)
         if code != 0 or completed_record(cell.run_dir) is None:
             _note_attempt(cell, {**attempt, "failed": True})
-            raise CellFailed(f"training ended with exit code {code}: {last_error(log)}", log)
+            raise CellFailed(f"training failed, {how_ended(code)}: {last_error(log)}", log)
     record = completed_record(cell.run_dir)
     try:
         checkpoint = kept_checkpoint(cell.run_dir, record)
@@ -69,7 +69,7 @@ def run_cell(
     code = processes.run(test_command(study, cell, checkpoint), log, lock, variables)
     predictions = cell.test_dir / PREDICTIONS[study.kind]
     if code != 0 or not predictions.is_file():
-        raise CellFailed(f"the test ended with exit code {code}: {last_error(log)}", log)
+        raise CellFailed(f"the test failed, {how_ended(code)}: {last_error(log)}", log)
     done = {
         "checkpoint": checkpoint.name,
         "predictions": predictions.name,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sosr_det.errors import SosrError
+
 # For a run to write its record and checkpoint pointer after it was told to stop.
 _SECONDS_TO_STOP = 60
+# What flock says where a (network) file system has no locks, or its lock service does not run.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @contextmanager
@@ -22,6 +28,9 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[int | None]:
     The lock goes when the last process that inherited the descriptor ends, so a run that outlives a killed study
     keeps its own. Works between processes of one machine, and between machines where their shared file system
     supports ``flock``.
+
+    Raises:
+        SosrError: the file system does not support it at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -30,6 +39,14 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[int | None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise SosrError(
+                f"the file system of {path.parent} cannot lock files ({error.strerror}), so two processes could train "
+                "into one folder. Use a --work-dir on a local disk, or mount this file system with locks (NFS: "
+                "without nolock, with its lock service running)."
+            ) from error
         else:
             yield descriptor
     finally:
@@ -106,8 +123,24 @@ def run_process(command: Sequence[str], log: Path, lock: int) -> int:
         raise
 
 
+def how_ended(code: int) -> str:
+    """``exit code 1``, or ``killed by signal 9 (SIGKILL)`` for the negative codes of :mod:`subprocess`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = f" ({signal.Signals(-code).name})"
+    except ValueError:  # real-time signals have no names
+        name = ""
+    return f"killed by signal {-code}{name}"
+
+
 def last_error(log: Path) -> str:
-    """The last ``error: …`` line of a log, else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    """The last ``error: …`` line of what a log has of its last command, else its last line.
+
+    A log that does not begin a command with ``$ `` is taken whole.
+    """
+    lines = [line.rstrip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines, start=1) if line.startswith("$ ")]
+    lines = [line.strip() for line in lines[starts[-1] if starts else 0 :]]
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or ["no output"])[-1].removeprefix("error: ")

@@ -20,7 +20,7 @@ from typing import Any
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.provenance import config_digest, text_digest
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
-from sosr_det.engine.studies.process import hold_lock, last_error, run_process
+from sosr_det.engine.studies.process import hold_lock, how_ended, last_error, run_process
 from sosr_det.engine.studies.records import completed_record, last_checkpoint
 from sosr_det.engine.studies.seeds import parse_seeds
 from sosr_det.engine.sweep.checks import require_metric, require_sosr, require_usable_losses
@@ -246,7 +246,7 @@ class _Sweep:
         stuck = resumed and last_checkpoint(self.folder / point.name) == pointer
         self._file(point, None, error=error, exit_code=code, resumed=stuck)
         self.failed.append(point.name)
-        print(f"{label}: failed (exit code {code}): {error}", flush=True)
+        print(f"{label}: failed ({how_ended(code)}): {error}", flush=True)
         if self.options.stop_on_error:
             raise SosrError(f"--stop-on-error: {point.name} failed: {error}. Its log: {log}")
 

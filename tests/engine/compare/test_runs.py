@@ -103,7 +103,7 @@ def test_failures_are_told_and_the_rest_goes_on(runs, tmp_path, capsys, compare)
     assert failures["b@v1/seed-0"].log == tmp_path / "c" / "logs" / "b@v1_seed-0.log"
     assert runs.cells("train") == ORDER
     assert (
-        "[2/4] b@v1/seed-0: failed: training ended with exit code 1: the GPU is on fire"
+        "[2/4] b@v1/seed-0: failed: training failed, exit code 1: the GPU is on fire"
         in capsys.readouterr().out
     )
 
