@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import re
 from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any
 
 from sosr_det.pickle_memo import check_memo
+from sosr_det.plain_unpickler import StepwiseUnpickler, plain_bytearray, plain_frozenset, plain_set
 
 _NUMERIC = re.compile(r"b1|i[1248]|u[1248]|f[248]|c8|c16")
 # Where numpy 1 and numpy 2 say that these functions live.
@@ -152,12 +152,14 @@ def plain_answers() -> dict[str, Any]:
     answers |= {f"{core}.numeric._frombuffer": _frombuffer for core in _CORES}
     answers |= {"__builtin__.bytes": empty_bytes, "_codecs.encode": _encode}
     for module in ("builtins", "__builtin__"):
-        answers |= {f"{module}.{each.__name__}": each for each in (set, frozenset, bytearray, complex)}
+        makers = {"set": plain_set, "frozenset": plain_frozenset, "bytearray": plain_bytearray}
+        answers |= {f"{module}.{name}": each for name, each in makers.items()}
+        answers[f"{module}.complex"] = complex
     return {name: each if isinstance(each, type) else Function(each) for name, each in answers.items()}
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Python's reader, which asks :meth:`find_class` for every name."""
+class _PlainUnpickler(StepwiseUnpickler):
+    """The reader, which asks :meth:`find_class` for every name."""
 
     _answers = plain_answers()
 
@@ -176,7 +178,8 @@ def load_plain(content: bytes, encoding: str = "ASCII") -> Any:
         encoding: of the text in pickles that Python 2 wrote; "latin1" for numpy arrays of Python 2.
 
     Raises:
-        UnpicklingError: it names any other class or function, or would fill the memory; nothing was called or imported.
+        UnpicklingError: it names any other class or function, would fill the memory, or has a key that is no
+            text, number or short tuple of these; nothing was called or imported.
         Exception: whatever a damaged pickle makes Python's reader raise.
     """
     check_memo(content)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
 import re
 from pickle import UnpicklingError
 from typing import Any
 
 from sosr_det.pickle_memo import check_memo
 from sosr_det.plain_pickle import Function, StandIn, finish, plain_answers
+from sosr_det.plain_unpickler import StepwiseUnpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -68,7 +68,7 @@ class _Storage(StandIn):
 _STORAGE_TYPES = {f"torch.{name}": _StorageType(name) for name in _DTYPES}
 
 
-class _StorageUnpickler(pickle.Unpickler):
+class _StorageUnpickler(StepwiseUnpickler):
     """Reads the five pickles of one storage."""
 
     key: str
@@ -89,6 +89,7 @@ class _StorageUnpickler(pickle.Unpickler):
             and len(saved) in (5, 6)
             and saved[0] == "storage"
             and type(saved[1]) is _StorageType
+            and type(saved[2]) is str
             and type(saved[4]) is int
             and saved[5:] in ((), (None,))
         ):
@@ -216,7 +217,7 @@ def _ordered_dict(*arguments: object) -> dict[Any, Any]:
     return {}
 
 
-class _TensorUnpickler(pickle.Unpickler):
+class _TensorUnpickler(StepwiseUnpickler):
     _answers = plain_answers() | {
         "torch._utils._rebuild_tensor_v2": Tensor,
         "torch.storage._load_from_bytes": Function(_load_from_bytes),
