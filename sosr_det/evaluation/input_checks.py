@@ -6,6 +6,15 @@ import numpy as np
 
 from sosr_det.evaluation.boxes import Detections, GroundTruth
 
+# Pixels. No image is so large, and far beyond it areas overflow and no IoU is defined.
+MAX_COORDINATE = 1e9
+BEYOND = f"a coordinate (or its negative) greater than {MAX_COORDINATE:.0e} pixels"
+
+
+def within_bounds(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes [..., 4] have finite coordinates of at most ``MAX_COORDINATE`` either way; bool [...]."""
+    return (np.abs(boxes) <= MAX_COORDINATE).all(axis=-1)
+
 
 def check_class(
     ground_truth: GroundTruth, detections: Detections, class_name: str = "", num_images: int | None = None
@@ -13,8 +22,9 @@ def check_class(
     """Check one class's arrays.
 
     Raises:
-        ValueError: wrong shapes, NaN or infinite boxes or scores, negative image indices, indices from
-            ``num_images`` on if that is given, or a ground-truth box with ``x2 < x1`` or ``y2 < y1``.
+        ValueError: wrong shapes, NaN or infinite boxes or scores, coordinates beyond ``MAX_COORDINATE``, negative image
+            indices, indices from ``num_images`` on if that is given, or a ground-truth box with ``x2 < x1`` or
+            ``y2 < y1``.
     """
     what = f"class {class_name!r}: " if class_name else ""
     _check_boxes(ground_truth.image_index, ground_truth.boxes, f"{what}ground truth", num_images)
@@ -41,6 +51,9 @@ def _check_boxes(image_index: np.ndarray, boxes: np.ndarray, what: str, num_imag
     if not _all_finite(boxes):
         i = int((~np.isfinite(boxes).all(axis=1)).argmax())
         raise ValueError(f"{what}: box {boxes[i].tolist()} in image {image_index[i]} is not finite")
+    if boxes.size and max(-boxes.min(), boxes.max()) > MAX_COORDINATE:
+        i = int((~within_bounds(boxes)).argmax())
+        raise ValueError(f"{what}: box {boxes[i].tolist()} in image {image_index[i]} has {BEYOND}")
 
 
 def _check_ground_truth(ground_truth: GroundTruth, what: str) -> None:

@@ -127,6 +127,9 @@ def _read(arrays: dict[str, np.ndarray]) -> EvaluationSet:
             arrays["image"][of_class], arrays["box"][of_class], arrays["score"][of_class]
         )
     image_ids = [str(name) for name in arrays["image_ids"]]
+    for each in (*class_names, *image_ids):
+        if any("\ud800" <= character <= "\udfff" for character in each):
+            raise ValueError(f"the name {each!r} is not text that can be written")
     for name in class_names:
         check_class(ground_truth[name], detections[name], name, len(image_ids))
     return EvaluationSet(

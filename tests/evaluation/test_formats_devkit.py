@@ -303,6 +303,11 @@ def test_detections_of_another_split_are_said_to_be(kit):
         read_detections(kit, ["b01", "a02"], ["cat", "dog"])
 
 
+def test_a_byte_order_mark_is_no_part_of_an_image_set(tmp_path):
+    (tmp_path / "test.txt").write_bytes(b"\xef\xbb\xbf000001\r\n000002\r\n")
+    assert read_image_set(tmp_path / "test.txt") == ["000001", "000002"]
+
+
 def test_a_missing_class_may_count_as_empty(kit):
     found = read_detections(kit, ["b01", "a02"], ["cat", "owl"], missing_class="empty")
     assert {name: len(each) for name, each in found.items()} == {"cat": 2, "owl": 0}
@@ -319,12 +324,16 @@ def test_the_files_name_themselves(kit):
     ):
         devkit.choose_file_name(kit, "val")
     (kit / "comp3_det_test_cat.txt").write_text("")
-    with pytest.raises(DataError, match=r"more than one kind.*comp3_det_test_\{\}.txt \(1 classes\)"):
+    with pytest.raises(
+        DataError, match=r"more than one kind.*comp3_det_test_\{\}.txt \(1 classes\).*--file-name"
+    ):
         devkit.choose_file_name(kit, "test")
     for path in kit.glob("comp*"):
         path.unlink()
     (kit / "cat.txt").write_text("")
-    with pytest.raises(DataError, match=r"there is cat.txt, test.txt: give the file name with \{\}"):
+    with pytest.raises(
+        DataError, match=r"it has cat.txt, test.txt; if .*--file-name 'comp4_det_test_\{\}.txt'"
+    ):
         devkit.choose_file_name(kit, "test")
 
 

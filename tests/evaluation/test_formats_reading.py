@@ -14,9 +14,11 @@ from sosr_det.errors import ConfigError, DataError
 from sosr_det.evaluation.all_metrics import evaluate_detections
 from sosr_det.evaluation.boxes import Detections
 from sosr_det.evaluation.formats.box_formats import BOX_FORMATS
-from sosr_det.evaluation.formats.oddities import num_repeated
+from sosr_det.evaluation.formats.ground_truth import read_ground_truth
+from sosr_det.evaluation.formats.oddities import num_repeated, oddities
 from sosr_det.evaluation.formats.reading import Reading, read_detection_files
 from sosr_det.evaluation.formats.recognise import DetectionFormat, recognise
+from sosr_det.evaluation.formats.voc_folder import find_voc_folder, image_set_file, read_image_set
 from sosr_det.evaluation.saved_detections import write_detections
 from sosr_det.evaluation.voc_metric import VOCDevkitMetric
 
@@ -163,7 +165,7 @@ def assert_same(one, other):
 
 
 def test_every_format_means_the_same(root, tmp_path):
-    how = Reading(voc_root=root)
+    how, numbered = Reading(voc_root=root), Reading(voc_root=root, class_names=CLASSES)
     reference = read_detection_files(as_devkit(tmp_path / "devkit"), how)
     assert list(reference.data.class_names) == ["RBC", "WBC"]
     assert reference.data.image_sizes.tolist() == [[90, 80]] * 3
@@ -171,16 +173,16 @@ def test_every_format_means_the_same(root, tmp_path):
     expected = evaluate_detections(reference.data).to_dict()
     assert expected["voc"][0]["ap_area"] == {"RBC": pytest.approx(0.5), "WBC": 1.0}
     others = {
-        as_coco(tmp_path / "a"): how,
-        as_coco(tmp_path / "b", image_id=str): how,
-        as_coco(tmp_path / "c", first=0): how,
-        as_mmdet3(tmp_path / "d"): how,
-        as_mmdet2(tmp_path / "e"): how,
+        as_coco(tmp_path / "a"): numbered,
+        as_coco(tmp_path / "b", image_id=str): numbered,
+        as_coco(tmp_path / "c", first=0): numbered,
+        as_mmdet3(tmp_path / "d"): numbered,
+        as_mmdet2(tmp_path / "e"): numbered,
         write_detections(tmp_path / "f", reference.data): Reading(),
     }
     for box_format in BOX_FORMATS:
         path = as_coco(tmp_path / box_format, box_format)
-        others[path] = Reading(voc_root=root, box_format=box_format)
+        others[path] = Reading(voc_root=root, class_names=CLASSES, box_format=box_format)
         by_position = as_coco(tmp_path / f"p-{box_format}", box_format, image_id=IDS.index, first=3)
         results = json.loads(by_position.read_text())
         for each in results:
@@ -199,7 +201,8 @@ def test_a_wrong_box_format_is_noticed_here(root, tmp_path):
     path = as_coco(tmp_path / "r", "edges")
     ious = []
     for box_format in BOX_FORMATS:
-        data = read_detection_files(path, Reading(voc_root=root, box_format=box_format)).data
+        how = Reading(voc_root=root, class_names=CLASSES, box_format=box_format)
+        data = read_detection_files(path, how).data
         ious.append(tuple(map(tuple, data.detections["RBC"].boxes)))
     assert len(set(ious)) == len(BOX_FORMATS)
 
@@ -220,7 +223,8 @@ def test_pickles_give_what_the_metric_gives(root, tmp_path):
     metric.process({}, elements)
     theirs = metric.evaluate(len(IDS))
     for path in (as_mmdet3(tmp_path / "3"), as_mmdet2(tmp_path / "2")):
-        ours = evaluate_detections(read_detection_files(path, Reading(voc_root=root)).data).first
+        how = Reading(voc_root=root, class_names=CLASSES)
+        ours = evaluate_detections(read_detection_files(path, how).data).first
         assert ours.map_11point == theirs["voc/map_11point"]
         assert ours.map_area == theirs["voc/map_area"]
         for name in CLASSES:
@@ -235,28 +239,32 @@ def notes(path, **options):
 
 
 def test_choices_are_said(root, tmp_path):
-    said = notes(as_coco(tmp_path / "r"), voc_root=root)
-    assert "classes as found in the annotations: RBC, WBC" in said
+    said = notes(as_coco(tmp_path / "r"), voc_root=root, class_names=CLASSES)
     assert "category ids: 1 is RBC, 2 is WBC" in said
     assert (
         "boxes are read as edges (COCO's definition; --box-format zero-based if MMDetection wrote them)"
         in said
     )
-    read = read_detection_files(tmp_path / "r", Reading(voc_root=root, box_format="one-based"))
+    how = Reading(voc_root=root, class_names=CLASSES, box_format="one-based")
+    read = read_detection_files(tmp_path / "r", how)
     assert read.inputs["detections"]["box_format"] == "one-based"
     assert read.inputs["detections"]["first_category_id"] == 1
-    assert "boxes are read as zero-based (as MMDetection has VOC)" in notes(
-        as_mmdet2(tmp_path / "m"), voc_root=root
-    )
-    assert "the 3 images in their order" in notes(tmp_path / "m", voc_root=root)
+    said = notes(as_mmdet2(tmp_path / "m"), voc_root=root, class_names=CLASSES)
+    assert "boxes are read as zero-based (as MMDetection has VOC)" in said
+    assert "the 3 images in their order" in said
+    assert "labels: 0 is RBC, 1 is WBC" in said
+    (tmp_path / "nothing").write_text("[]")
+    said = notes(tmp_path / "nothing", voc_root=root)
+    assert "classes as found in the annotations: RBC, WBC" in said
+    assert "category ids" not in said  # there are none
 
 
 def test_odd_detections_are_said(root, tmp_path):
-    rows = [("000001", "RBC", 0.5, (0.1, 0.1, 0.05, 0.4))] * 3
+    rows = [("000001", "RBC", 0.5, (0.1, 0.1, -0.9, 0.4))] * 3
     said = notes(as_devkit(tmp_path / "d", rows), voc_root=root)
     assert "nothing was detected of WBC (1 objects): AP 0" in said
     assert "2 of 3 images have no detection at all" in said
-    assert "3 of 3 detections have x2 < x1 or y2 < y1" in said
+    assert "3 of 3 detections cover no pixel (x2 <= x1 - 1 or y2 <= y1 - 1): they find nothing" in said
     assert "no coordinate is greater than 0.4" in said
     assert "2 detections repeat the box of another one of the same class in the same image (RBC: 2)" in said
     assert notes(as_devkit(tmp_path / "e"), voc_root=root) == "classes as found in the annotations: RBC, WBC"
@@ -308,6 +316,52 @@ def test_annotations_without_objects_are_an_error(root, tmp_path):
         rewrite(root, image_id, [])
     with pytest.raises(DataError, match="no objects in the annotations of 'test'"):
         read_detection_files(as_devkit(tmp_path / "d"), Reading(voc_root=root))
+    with pytest.raises(DataError, match=r"no object of RBC, WBC to be found"):
+        read_detection_files(tmp_path / "d", Reading(voc_root=root, class_names=CLASSES))
+    rewrite(root, "000001", [("RBC", 0, 1, (10, 10, 40, 40))])  # a difficult one does not count
+    with pytest.raises(
+        DataError, match=r"no object of RBC, WBC to be found in the ground truth \(1 difficult"
+    ):
+        read_detection_files(tmp_path / "d", Reading(voc_root=root, class_names=CLASSES))
+    rewrite(root, "000001", [("RBC", 0, 0, (10, 10, 40, 40))])
+    read_detection_files(tmp_path / "d", Reading(voc_root=root, class_names=CLASSES))
+
+
+@pytest.mark.parametrize("write", [as_coco, as_mmdet3, as_mmdet2])
+def test_numbers_of_classes_found_by_a_scan_are_never_guessed(root, tmp_path, write):
+    """A detector of WBC, RBC would get its classes exchanged, and an AP near 0 that looks like a bad detector."""
+    path = write(tmp_path / "r")
+    with pytest.raises(
+        DataError, match=r"r: .*numbers.*do not say which class.*RBC, WBC.*--classes.*order of the detector's"
+    ):
+        read_detection_files(path, Reading(voc_root=root))
+    for classes in (("RBC", "WBC"), ("WBC", "RBC")):
+        data = read_detection_files(path, Reading(voc_root=root, class_names=classes)).data
+        assert [len(data.detections[name]) for name in classes] == [4, 2]
+    for image_id in IDS:  # of VOC's twenty the order is known
+        rewrite(root, image_id, [("cat", 0, 0, (1, 1, 5, 5))])
+    if write is as_mmdet3:
+        assert "labels: 0 is aeroplane, 19 is tvmonitor" in notes(path, voc_root=root)
+
+
+def test_a_scan_alone_is_refused_where_bccd_was_misread(unpacked, tmp_path):
+    """Real data of three classes, detections of a detector that knows them as WBC, RBC, Platelets."""
+    kit = unpacked("bccd") / "VOCdevkit"
+    folder = find_voc_folder(kit, "2007")
+    image_ids = read_image_set(image_set_file(folder, "test"))
+    order = ["WBC", "RBC", "Platelets"]
+    truth = read_ground_truth(folder / "Annotations", image_ids, order)
+    entries = []
+    for index, image_id in enumerate(image_ids):
+        boxes = [truth[name].boxes[truth[name].image_index == index] - 1 for name in order]
+        labels = np.repeat(np.arange(3), list(map(len, boxes)))
+        found = {"bboxes": np.concatenate(boxes), "labels": labels, "scores": np.full(len(labels), 0.9)}
+        entries.append({"img_id": image_id, "pred_instances": found})
+    (tmp_path / "r.pkl").write_bytes(pickle.dumps(entries))
+    with pytest.raises(DataError, match="do not say which class"):
+        read_detection_files(tmp_path / "r.pkl", Reading(voc_root=kit))
+    how = Reading(voc_root=kit, class_names=order)
+    assert evaluate_detections(read_detection_files(tmp_path / "r.pkl", how).data).first.map_area > 0.99
 
 
 # ---- COCO annotations
@@ -334,6 +388,9 @@ def test_an_option_against_the_annotations_is_refused(root, tmp_path):
 def test_categories_alone_are_enough_for_names(root, tmp_path):
     (tmp_path / "a").write_text('{"categories": [{"id": 2, "name": "RBC"}, {"id": 1, "name": "WBC"}]}')
     path = as_coco(tmp_path / "r")
+    how = Reading(voc_root=root, coco_annotations=tmp_path / "a", first_category_id=1)
+    with pytest.raises(ConfigError, match=r"--first-category-id.*--coco-annotations.*leave one out"):
+        read_detection_files(path, how)
     data = read_detection_files(path, Reading(voc_root=root, coco_annotations=tmp_path / "a")).data
     assert len(data.detections["WBC"]) == 4  # exchanged, as the file says
 
@@ -349,6 +406,10 @@ def test_categories_alone_are_enough_for_names(root, tmp_path):
             '{"categories": [], "annotations": [{"image_id": [], "category_id": 1, "bbox": []}]}',
             "not an image's id",
         ),
+        (
+            '{"categories": [], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 1e999, 1]}]}',
+            "not COCO|greater than 1e",
+        ),
         ('{"categories": NaN}', "not JSON"),
         ("[" * 100_000, "nested too deeply"),
     ],
@@ -358,6 +419,43 @@ def test_other_files_than_annotations_are_refused(root, tmp_path, text, message)
     path = as_coco(tmp_path / "r")
     with pytest.raises(DataError, match=message):
         read_detection_files(path, Reading(voc_root=root, coco_annotations=tmp_path / "a"))
+
+
+# ---- absurd boxes
+
+
+def test_absurd_boxes_are_refused_by_every_reader(root, tmp_path):
+    """Their areas overflow, so that no IoU is defined."""
+    how = Reading(voc_root=root, class_names=CLASSES)
+    beyond = r"coordinate.* greater than 1e\+09"
+    for box in ((1, 1, 1e200, 5), (-2e9, 1, 5, 5)):
+        folder = as_devkit(tmp_path / "d", [*FOUND, ("000001", "RBC", 0.5, box)])
+        with pytest.raises(DataError, match=rf"_RBC.txt:5: .*{beyond}"):
+            read_detection_files(folder, how)
+    as_devkit(tmp_path / "d", [*FOUND, ("000001", "RBC", 0.5, (-1e9, 1, 1e9, 5))])
+    evaluate_detections(read_detection_files(tmp_path / "d", how).data, coco=True)
+    for box in ([1e200, 1, 5, 5], [6e8, 1, 6e8, 5], [1e308, 1, 1e308, 5]):
+        results = json.loads(as_coco(tmp_path / "r").read_text())
+        results[2]["bbox"] = box
+        (tmp_path / "r").write_text("[" + ",\n".join(map(json.dumps, results)) + "]")
+        with pytest.raises(DataError, match=rf"r:3: result 3.*{beyond}"):
+            read_detection_files(tmp_path / "r", how)
+    entries = samples(lambda *values, **how: torch.tensor(*values, **how).numpy())
+    entries[1]["pred_instances"]["bboxes"][0, 2] = 1e30
+    (tmp_path / "p").write_bytes(pickle.dumps(entries))
+    with pytest.raises(DataError, match=rf"entry 2 .*detection 1 .*{beyond}"):
+        read_detection_files(tmp_path / "p", how)
+    rewrite(root, "000002", [("RBC", 0, 0, (5, 5, 1e200, 45))])
+    with pytest.raises(DataError, match=rf"000002.xml: 'RBC' .*{beyond}"):
+        read_detection_files(as_devkit(tmp_path / "d"), how)
+
+
+def test_only_boxes_that_cover_nothing_are_said_to(root, tmp_path):
+    """x2 = x1 - 0.5 covers half a pixel."""
+    for x2, said in ((9.5, False), (9.0, True), (8.0, True)):
+        rows = [("000001", "RBC", 0.5, (10, 10, x2, 40))]
+        data = read_detection_files(as_devkit(tmp_path / "d", rows), Reading(voc_root=root)).data
+        assert any("cover no pixel" in note for note in oddities(data)) is said, x2
 
 
 # ---- which format
@@ -377,7 +475,18 @@ def test_the_format_is_in_the_content(root, tmp_path):
     for protocol in range(3):
         (tmp_path / "p").write_bytes(pickle.dumps([[np.zeros((0, 5))]], protocol))
         assert recognise(tmp_path / "p")[0] is DetectionFormat.MMDET
-    assert recognise(tmp_path / "work") == (DetectionFormat.SAVED, tmp_path / "work" / "detections.npz")
+    saved = (DetectionFormat.SAVED, tmp_path / "work" / "detections.npz")
+    assert recognise(tmp_path / "work") == saved
+    (tmp_path / "work" / "requirements.txt").write_text("torch")  # no text file of detections
+    assert recognise(tmp_path / "work") == saved
+    as_devkit(tmp_path / "work")
+    assert recognise(tmp_path / "work") == (DetectionFormat.DEVKIT, tmp_path / "work")
+    assert "detections.npz beside the text files is not read; give it itself to read it" in notes(
+        tmp_path / "work", voc_root=root
+    )
+    (tmp_path / "work" / "RBC.txt").write_text("000001 0.5 1 1 9 9\n")
+    how = Reading(voc_root=root, class_names=["RBC"], file_name="{}.txt")
+    assert len(read_detection_files(tmp_path / "work", how).data.detections["RBC"]) == 1
 
 
 @pytest.mark.parametrize(

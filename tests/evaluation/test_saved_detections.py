@@ -30,7 +30,7 @@ def make_set(**changes):
             # Not sorted in any way, numbers that no decimal notation holds, equal scores, a box that covers nothing.
             "cat": Detections(rng.integers(4, size=50), rng.normal(0, 1e3, (50, 4)), rng.normal(size=50)),
             "猫 été": Detections(
-                [3, 3, 1], [[9, 9, 1, 1], [0.1, 0.2, 0.3, 1e300], [-0.0] * 4], [0.5, 0.5, 5e-324]
+                [3, 3, 1], [[9, 9, 1, 1], [0.1, 0.2, 0.3, 1e9 / 3], [-0.0] * 4], [0.5, 0.5, 5e-324]
             ),
             "empty": Detections.empty(),
         },
@@ -189,6 +189,13 @@ def test_any_flipped_byte_is_an_error_or_changes_nothing(tmp_path):
         ),
         ({"gt_box": np.full((3, 4), np.inf)}, "is not finite"),
         ({"gt_difficult": np.array([0, 1, 2])}, r"difficult must hold booleans"),
+        ({"class_names": np.array(["cat", "x\ud800", "dog"])}, r"'x\\ud800' is not text that can be written"),
+        ({"image_ids": np.array(["a", "\udcff", "b", "c"])}, r"'\\udcff' is not text that can be written"),
+        ({"box": np.full((53, 4), 1e200)}, r"class 'cat': detections: .*coordinate.* greater than 1e\+09"),
+        (
+            {"gt_box": np.full((3, 4), -1e10)},
+            r"class 'cat': ground truth: .*coordinate.* greater than 1e\+09",
+        ),
         ({"image_sizes": np.zeros((3, 2), int)}, r"image_sizes must have shape \[4, 2\], got \[3, 2\]"),
         ({"image_paths": np.array(["a"])}, "image_paths holds 1 files for 4 images"),
     ],

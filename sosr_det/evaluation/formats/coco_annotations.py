@@ -14,6 +14,7 @@ from sosr_det.evaluation.formats.box_formats import BOX_FORMATS, BoxFormat, corn
 from sosr_det.evaluation.formats.ground_truth import Annotations
 from sosr_det.evaluation.formats.image_names import ImageNames
 from sosr_det.evaluation.formats.text import shown
+from sosr_det.evaluation.input_checks import BEYOND, within_bounds
 from sosr_det.plain_json import parse_json
 
 _ENOUGH = 0.95  # of the annotations must be boxes of the XML files; a few may be corrected, cut or rounded
@@ -60,6 +61,8 @@ def read_coco_annotations(path: str | Path) -> CocoAnnotations:
             raise ValueError("two categories have the same id or name")
         if any(len(box) != 4 for _, _, box in annotations):
             raise ValueError("a bbox does not have four numbers")
+        if annotations and not within_bounds(np.array([box for _, _, box in annotations])).all():
+            raise ValueError(f"a bbox has {BEYOND}")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from sosr_det.errors import DataError
+from sosr_det.evaluation.formats.box_formats import corners_of
 from sosr_det.evaluation.formats.image_names import ImageNames
 from sosr_det.evaluation.formats.text import listed, shown
+from sosr_det.evaluation.input_checks import BEYOND, within_bounds
 from sosr_det.plain_json import DECODER, NotJsonError
 
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -59,8 +61,8 @@ def read_coco_results(
 
     Raises:
         DataError: not such a file, a result without one of the four values or with another kind of value, NaN or
-            an infinite number, a negative width or height, or unknown images; with the line and the number of the
-            result.
+            an infinite number, a coordinate beyond all bounds, a negative width or height, or unknown images; with the
+            line and the number of the result.
     """
     path = Path(path)
     text = _text(path)
@@ -101,6 +103,11 @@ def read_coco_results(
         number = int(bad.argmax())
         what = "box" if np.isfinite(table[number, 4]) else "score"
         raise DataError(f"{place(number)}: the {what} is not finite")
+    with np.errstate(over="ignore"):
+        bad = ~(within_bounds(table[:, :4]) & within_bounds(corners_of(table[:, :4])))
+    if bad.any():
+        number = int(bad.argmax())
+        raise DataError(f"{place(number)}: the box {table[number, :4].tolist()} has {BEYOND}")
     bad = (table[:, 2:4] < 0).any(axis=1)
     if bad.any():
         number = int(bad.argmax())

@@ -20,6 +20,7 @@ import numpy as np
 from sosr_det.errors import DataError
 from sosr_det.evaluation.boxes import Detections
 from sosr_det.evaluation.formats.text import listed, shown
+from sosr_det.evaluation.input_checks import BEYOND, within_bounds
 
 # Files are read in blocks of lines, so that Python's objects for the fields of millions of lines never exist at once.
 _BLOCK = 1 << 20  # bytes
@@ -50,17 +51,18 @@ def choose_file_name(directory: str | Path, split: str) -> tuple[str, list[str]]
     if found:
         kinds = ", ".join(f"{name} ({len(classes)} classes)" for name, classes in found.items())
         raise DataError(
-            f"{directory}: more than one kind of detection files: {kinds}. Name one as the file name"
+            f"{directory}: more than one kind of detection files: {kinds}. Name one with --file-name"
         )
     texts = sorted(p.name for p in Path(directory).iterdir() if p.suffix == ".txt")
     others = [name for name in texts if re.fullmatch(r".*det_[^_]+_.+\.txt", name)]
     raise DataError(
         f"{directory}: no detection file of the split {split!r} (*_det_{split}_<class>.txt)"
-        + (f"; there is {listed(others, 3)}: detections of another split?" if others else "")
+        + (f"; it has {listed(others, 3)}: detections of another split?" if others else "")
         + (
-            f"; there is {listed(texts, 3)}: give the file name with {{}} for the class"
-            * (not others and bool(texts))
+            f"; it has {listed(texts, 3)}; if these are the detections, give their name with {{}} for the class, such "
+            f"as --file-name 'comp4_det_{split}_{{}}.txt'"
         )
+        * (not others and bool(texts))
     )
 
 
@@ -89,7 +91,8 @@ def read_detections(
 
     Raises:
         DataError: If class files are missing, or a line (named with its number) does not have six fields, names an
-            image that is not in ``image_ids``, or holds something other than finite numbers.
+            image that is not in ``image_ids``, or holds something other than finite numbers
+            (coordinates within bounds).
     """
     if "{}" not in file_name:
         raise ValueError(f"file_name must have {{}} for the class, got {file_name!r}")
@@ -163,7 +166,8 @@ def _whole_block(block: bytes, index_of: Mapping[bytes, int]) -> tuple[np.ndarra
         numbers = np.array([list(map(float, column)) for column in columns], np.float64)
     except ValueError:
         return None
-    return (np.array(images, np.int64), numbers) if np.isfinite(numbers).all() else None
+    usual = np.isfinite(numbers[0]).all() and within_bounds(numbers[1:].T).all()
+    return (np.array(images, np.int64), numbers) if usual else None
 
 
 def _line_by_line(
@@ -187,6 +191,8 @@ def _line_by_line(
         if not all(map(math.isfinite, values)):
             what = "box" if math.isfinite(values[0]) else "score"
             raise DataError(f"{path}:{number}: the {what} is not finite: {shown(line)}")
+        if not within_bounds(np.array(values[1:])):
+            raise DataError(f"{path}:{number}: the box has {BEYOND}: {shown(line)}")
         if fields[0] not in index_of:
             raise DataError(_unknown_image(path, number, fields[0], index_of))
         images.append(index_of[fields[0]])

@@ -19,6 +19,7 @@ from sosr_det.data.voc_annotations import read_annotations as read_files
 from sosr_det.errors import DataError
 from sosr_det.evaluation.boxes import GroundTruth
 from sosr_det.evaluation.formats.text import shown
+from sosr_det.evaluation.input_checks import BEYOND, within_bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +74,15 @@ class Annotations:
     def _check_boxes(self, class_names: Sequence[str]) -> None:
         """Refuse boxes of these classes that nothing could match."""
         table = self.table
+        beyond = ~within_bounds(table.boxes)
         inverted = (table.boxes[:, 2] < table.boxes[:, 0]) | (table.boxes[:, 3] < table.boxes[:, 1])
-        for row in np.flatnonzero(inverted).tolist():
+        for row in np.flatnonzero(inverted | beyond).tolist():
             name = table.class_names[table.class_index[row]]
             if name in class_names:
                 path = self.folder / f"{self.image_ids[table.image_index[row]]}.xml"
                 box = table.boxes[row].tolist()
-                raise DataError(f"{path}: {shown(name)} has the box {box}: xmax < xmin or ymax < ymin")
+                what = BEYOND if beyond[row] else "xmax < xmin or ymax < ymin"
+                raise DataError(f"{path}: {shown(name)} has the box {box}: {what}")
 
 
 def read_annotations(
@@ -125,8 +128,9 @@ def read_ground_truth(
         One entry per class name; 1-based boxes; ``truncated`` is None for a class where a file does not say.
 
     Raises:
-        DataError: If a file is missing or malformed, a box has ``xmax < xmin`` or ``ymax < ymin``, or (unless
-            ignored) there are other classes; the message then lists them with their number of objects.
+        DataError: If a file is missing or malformed, a box has ``xmax < xmin``, ``ymax < ymin`` or a coordinate beyond
+            all bounds, or (unless ignored) there are other classes; the message then lists them with their number of
+            objects.
     """
     if unknown_classes not in ("error", "ignore"):
         raise ValueError(f"unknown_classes must be 'error' or 'ignore', got {unknown_classes!r}")

@@ -20,6 +20,7 @@ import numpy as np
 from sosr_det.errors import DataError
 from sosr_det.evaluation.formats.image_names import ImageNames
 from sosr_det.evaluation.formats.text import listed, shown
+from sosr_det.evaluation.input_checks import BEYOND, within_bounds
 from sosr_det.tensor_pickle import load_with_tensors
 
 _EXPECTED = (
@@ -54,7 +55,8 @@ def read_mmdet_pickle(
 
     Raises:
         DataError: the pickle wants to run code (nothing of it is), is damaged or something else; images are missing,
-            unknown or come twice; a label beyond the classes; NaN or infinite numbers. The message names the image.
+            unknown or come twice; a label beyond the classes; NaN or infinite numbers,
+            or a coordinate beyond all bounds. The message names the image.
     """
     path = Path(path)
     try:
@@ -155,6 +157,10 @@ def _check_image(
             raise DataError(
                 f"{where}: the {what} of detection {number + 1} is not finite: {values[number].tolist()}"
             )
+    beyond = ~within_bounds(boxes)
+    if beyond.any():
+        number = int(beyond.argmax())
+        raise DataError(f"{where}: the box of detection {number + 1} has {BEYOND}: {boxes[number].tolist()}")
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         raise DataError(

@@ -43,12 +43,12 @@ def _odd_boxes(detections: Mapping[str, Detections]) -> list[str]:
     for found in detections.values():
         boxes = found.boxes
         total += len(boxes)
-        nothing += int(((boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])).sum())
+        nothing += int(((boxes[:, 2] <= boxes[:, 0] - 1) | (boxes[:, 3] <= boxes[:, 1] - 1)).sum())
         greatest = max(greatest, boxes.max(initial=-np.inf))
     notes = []
     if nothing:
         notes.append(
-            f"{nothing} of {total} detections have x2 < x1 or y2 < y1: they find nothing. "
+            f"{nothing} of {total} detections cover no pixel (x2 <= x1 - 1 or y2 <= y1 - 1): they find nothing. "
             "Are the boxes x, y, width, height?"
         )
     if total and greatest <= 2:

@@ -25,7 +25,7 @@ from sosr_det.evaluation.formats.oddities import oddities
 from sosr_det.evaluation.formats.recognise import DetectionFormat, recognise
 from sosr_det.evaluation.formats.text import listed
 from sosr_det.evaluation.formats.voc_folder import find_voc_folder, image_set_file, read_image_set
-from sosr_det.evaluation.saved_detections import read_detections_file
+from sosr_det.evaluation.saved_detections import FILE_NAME, read_detections_file
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Reading:
         year: Such as ``2007``.
         split: An image set, such as ``test``.
         class_names: Classes to evaluate, in the order in which numbers count them. Default: the twenty of PASCAL VOC,
-            or, where the annotations hold others, those in the annotations, sorted.
+            or, where the annotations hold others, those in the annotations, sorted; results that have numbers for
+            classes need them given then.
         file_name: Of a class's text file, ``{}`` for the class. Default: ``*det_<split>_{}.txt``, whatever is there.
         missing_class: Whether a missing text file is an error or an empty one.
         box_format: How boxes of COCO results and MMDetection's pickles are written. Default: ``edges`` for COCO (or
@@ -79,7 +80,7 @@ def read_detection_files(path: str | Path, how: Reading) -> DetectionFiles:
         DataError: anything missing, malformed, unknown or ambiguous, with file and place.
         ConfigError: an option that this format has no use for, or one that it needs.
     """
-    kind, path = recognise(path)
+    kind, path = recognise(path, how.file_name)
     _refuse_other_options(kind, how)
     if kind is DetectionFormat.SAVED:
         return _saved(path, how)
@@ -92,7 +93,10 @@ def read_detection_files(path: str | Path, how: Reading) -> DetectionFiles:
     xml = read_annotations(folder / "Annotations", image_ids)
     classes, notes = _classes(xml, how)
     detections, choices, more_notes = _READERS[kind](path, how, xml, classes)
+    if kind is DetectionFormat.DEVKIT and (path / FILE_NAME).exists():
+        notes.append(f"{FILE_NAME} beside the text files is not read; give it itself to read it")
     data = EvaluationSet(classes, image_ids, xml.ground_truth(classes, "ignore"), detections, xml.image_sizes)
+    _require_objects(data, folder)
     inputs = {
         "detections": {"path": str(path), "format": str(kind), **choices},
         "ground_truth": {"path": str(folder), "year": how.year, "split": how.split},
@@ -112,6 +116,39 @@ def _refuse_other_options(kind: DetectionFormat, how: Reading) -> None:
     for option, (value, kinds) in uses.items():
         if value is not None and kind not in kinds:
             raise ConfigError(f"{option} is for {' and '.join(kinds)}; the detections are: {kind}")
+    if how.first_category_id is not None and how.coco_annotations is not None:
+        raise ConfigError(
+            "--first-category-id has no effect with --coco-annotations, which names the categories; leave one out"
+        )
+
+
+def _require_objects(data: EvaluationSet, where: Path) -> None:
+    """Without anything to be found there is no average precision.
+
+    Raises:
+        DataError: there is no object, or only difficult ones.
+    """
+    difficult = np.concatenate([each.difficult for each in data.ground_truth.values()])
+    if difficult.all():
+        also = f" ({len(difficult)} difficult ones are there)" if len(difficult) else ""
+        raise DataError(
+            f"{where}: no object of {listed(data.class_names)} to be found in the ground truth{also}; there is no "
+            "average precision of nothing. Check the classes and the split"
+        )
+
+
+def _require_order(path: Path, how: Reading, classes: Sequence[str]) -> None:
+    """Refuse numbers for classes whose order nobody gave: sorted names are not a detector's order.
+
+    Raises:
+        DataError: the classes were found by a scan of the annotations.
+    """
+    if how.class_names is None and tuple(classes) != tuple(VOC_CLASSES):
+        raise DataError(
+            f"{path}: the results have numbers for classes, and these do not say which class is meant: the annotations "
+            f"hold {listed(classes, 30)}, in no order. Give all classes with --classes, in the order of the detector's "
+            "data set (its METAINFO or names file)"
+        )
 
 
 def _classes(xml: Annotations, how: Reading) -> tuple[list[str], list[str]]:
@@ -187,7 +224,10 @@ def _coco(path: Path, how: Reading, xml: Annotations, classes: list[str]) -> Rea
         choices: dict[str, Any] = {"categories": str(annotations.path)}
         if (labels < 0).any():
             notes.append(f"{int((labels < 0).sum())} results are of other classes and not evaluated")
+    elif len(results.category_ids) == 0:
+        labels, choices = results.category_ids, {}
     else:
+        _require_order(path, how, classes)
         labels, first = labels_by_number(results.category_ids, classes, how.first_category_id, results.place)
         choices = {"first_category_id": first}
         notes.append(f"category ids: {first} is {classes[0]}, {first + len(classes) - 1} is {classes[-1]}")
@@ -198,12 +238,16 @@ def _coco(path: Path, how: Reading, xml: Annotations, classes: list[str]) -> Rea
 
 
 def _mmdet(path: Path, how: Reading, xml: Annotations, classes: list[str]) -> Read:
+    _require_order(path, how, classes)
     results = read_mmdet_pickle(path, ImageNames(xml.image_ids), classes)
     box_format = how.box_format or "zero-based"
     boxes = to_voc(results.boxes, box_format)
     detections = _by_class(results.image_index, results.labels, boxes, results.scores, classes)
     choices = {"mmdet_version": results.layout, "box_format": box_format, "sha256": _sha256([path])}
-    notes = [f"boxes are read as {box_format} ({'given' if how.box_format else 'as MMDetection has VOC'})"]
+    notes = [
+        f"labels: 0 is {classes[0]}, {len(classes) - 1} is {classes[-1]}",
+        f"boxes are read as {box_format} ({'given' if how.box_format else 'as MMDetection has VOC'})",
+    ]
     if results.layout == 2:
         notes.append(
             f"the entries have no names: they are taken for the {len(xml.image_ids)} images in their order"
@@ -241,6 +285,7 @@ def _saved(path: Path, how: Reading) -> DetectionFiles:
             data.image_paths,
         )
     source = {"path": str(path), "format": str(DetectionFormat.SAVED), "sha256": _sha256([path])}
+    _require_objects(data, path)
     inputs = {"detections": source, "ground_truth": {"path": str(path)}}
     return DetectionFiles(data, inputs, (*notes, *oddities(data)))
 

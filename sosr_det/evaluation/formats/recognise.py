@@ -27,15 +27,19 @@ FORMATS_HELP = (
 )
 
 
-def recognise(path: str | Path) -> tuple[DetectionFormat, Path]:
+def recognise(path: str | Path, file_name: str | None = None) -> tuple[DetectionFormat, Path]:
     """The format, and where the detections are: for a work directory of ``sosr-det test`` the file in it.
+
+    Args:
+        path: The file or folder.
+        file_name: If given, the name of the devkit's text files, so that a folder with ``.txt`` files is theirs.
 
     Raises:
         DataError: nothing there, or none of the four; they are listed.
     """
     path = Path(path)
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path, file_name)
     if not path.is_file():
         what = "neither a file nor a folder" if path.exists() else "no such file or folder"
         raise DataError(f"{path}: {what}. {FORMATS_HELP}")
@@ -55,16 +59,19 @@ def recognise(path: str | Path) -> tuple[DetectionFormat, Path]:
     raise DataError(f"{path}: {_described(head)}. {FORMATS_HELP}")
 
 
-def _of_folder(folder: Path) -> tuple[DetectionFormat, Path]:
+def _of_folder(folder: Path, file_name: str | None) -> tuple[DetectionFormat, Path]:
     try:
         names = sorted(each.name for each in folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
-    if any(name.endswith(".txt") for name in names):
-        return DetectionFormat.DEVKIT, folder
-    if FILE_NAME in names:
+    texts = [name for name in names if name.endswith(".txt")]
+    # Any text may lie beside the file of a test (requirements.txt).
+    devkit = any(re.fullmatch(r".*det_[^_]+_.+\.txt", name) for name in texts) or (texts and file_name)
+    if FILE_NAME in names and not devkit:
         _check_archive(folder / FILE_NAME)
         return DetectionFormat.SAVED, folder / FILE_NAME
+    if texts:
+        return DetectionFormat.DEVKIT, folder
     files = [name for name in names if name.endswith((".json", ".pkl", ".pickle", ".npz"))]
     there = f"; it has {listed(files, 3)}: give the file itself" if files else ""
     raise DataError(f"{folder}: no detection files in this folder{there}. {FORMATS_HELP}")

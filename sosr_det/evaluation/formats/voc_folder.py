@@ -63,7 +63,7 @@ def read_image_set(path: str | Path) -> list[str]:
     path = Path(path)
     what = "an image-set list (one image id a line)"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected {what}") from error
     except (UnicodeDecodeError, OSError) as error:
