@@ -131,7 +131,7 @@ def test_the_report_holds_what_it_promises(tmp_path, images):
     assert f"{100 * voc.map_area:.2f}" in text
     assert document["worst_images"][0]["image"] == "b"
     assert document == analyze_errors(data).to_dict()
-    assert "localisation: cat 0.700 at (115, 10, 159, 49), IoU 0.42 with a cat" in text
+    assert "localisation: cat 0.7 at (115, 10, 159, 49), IoU 0.42 with a cat" in text
 
 
 def test_names_are_text_everywhere(tmp_path, images):
@@ -329,7 +329,7 @@ def test_boxes_are_where_they_belong_and_in_their_colours(first_pixel):
 
 def test_extreme_boxes_and_shapes_can_be_drawn():
     truth = {"cat": GroundTruth([0], [[0, 0, 5, 5]], [0])}
-    found = {"cat": Detections([0, 0], [[-1e12, -50, 1e12, 1e100], [9, 9, 3, 3]], [0.9, 0.8])}
+    found = {"cat": Detections([0, 0], [[-1e9, -50, 1e9, 1e9], [9, 9, 3, 3]], [0.9, 0.8])}
     data = EvaluationSet(["cat"], ["im"], truth, found)
     analysis = analyze_errors(data)
     for height, width in ((1, 1), (2, 900), (900, 2), (3000, 2000)):
@@ -371,3 +371,41 @@ def test_many_classes_and_none_at_all(tmp_path, monkeypatch):
     assert "1 class without an object to be found" in text
     assert "No image has an error" in text
     assert sorted(p.name for p in path.parent.iterdir()) == ["errors.json", "index.html"]
+
+
+def test_scores_of_any_size_are_readable(tmp_path):
+    """1e300 in full would be wider than any figure."""
+    truth = {"cat": GroundTruth([0], [[0, 0, 9, 9]], [0])}
+    found = {"cat": Detections([0, 0], [[0, 0, 9, 9], [50, 50, 70, 70]], [1e299, 1e300])}
+    path = write_report(EvaluationSet(["cat"], ["a"], truth, found), tmp_path)
+    text = " ".join(read_page(path).text)
+    assert "1e+300" in text
+    assert "1e+299" in text
+    assert not re.search(r"\d{40}", text)
+    picture = cv2.imread(str(path.parent / "precision_recall.png"))
+    assert max(picture.shape) < 2000
+
+
+def test_long_lists_of_errors_are_cut(tmp_path, no_plots):
+    boxes = np.array([[0, 0, 9, 9], *([20 * i, 50, 20 * i + 9, 59] for i in range(300))], float)
+    data = EvaluationSet(
+        ["cat"],
+        ["a"],
+        {"cat": GroundTruth([0], boxes[:1], [0])},
+        {"cat": Detections([0] * 301, boxes, [1.0] * 301)},
+    )
+    text = " ".join(read_page(write_report(data, tmp_path)).text)
+    assert text.count("background: cat") == 200
+    assert "and 100 more" in text
+
+
+def test_places_that_cannot_be_written_are_known_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("sosr_det.analysis.detection_report.report.analyze_errors", lambda *_, **__: 1 / 0)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    with pytest.raises(ConfigError, match=r"report: cannot be written: Permission denied"):
+        write_report(make_set(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

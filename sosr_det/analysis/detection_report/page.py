@@ -134,7 +134,7 @@ def _classes(analysis: ErrorAnalysis) -> Iterator[str]:
                 number(ap.num_difficult),
                 number(ap.num_detections),
                 percent(point.f1),
-                "–" if point.threshold != point.threshold else f"{point.threshold:.3f}",
+                "–" if point.threshold != point.threshold else f"{point.threshold:.4g}",
                 percent(point.precision),
                 percent(point.recall),
             ]
@@ -236,7 +236,10 @@ def _worst(analysis: ErrorAnalysis, pictures: Pictures) -> Iterator[str]:
         yield elements.details(
             f"{rank}. {tame(_image_id(analysis, each), 120)}: {plural(each.num_errors, 'error')}, "
             f"{len(each.true_positives)} found",
-            map(_sentence, describe(analysis.outcomes, each)),
+            [
+                *map(_sentence, describe(analysis.outcomes, each)),
+                *([f"and {number(each.num_more)} more"] if each.num_more else []),
+            ],
         )
 
 
@@ -247,7 +250,7 @@ def _sentence(entry: dict) -> str:
         return f"not found: {name} at {box}" + (
             ", though another detection lies on it" if entry["noticed"] else ""
         )
-    text = f"{entry['kind']}: {name} {entry['score']:.3f} at {box}"
+    text = f"{entry['kind']}: {name} {entry['score']:.4g} at {box}"
     about = entry["object"]
     if about is not None:
         difficult = "difficult " if about["difficult"] else ""

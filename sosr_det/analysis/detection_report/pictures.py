@@ -112,7 +112,7 @@ def _marks(outcomes: Outcomes, errors: ImageErrors) -> list[_Mark]:
     names = [tame(name, 24) for name in outcomes.class_names]
 
     def seen(i: int) -> str:
-        return f"{names[outcomes.label[i]]} {outcomes.score[i]:.2f}"
+        return f"{names[outcomes.label[i]]} {outcomes.score[i]:.3g}"
 
     marks = []
     for rank, i in enumerate(errors.false_positives):

@@ -68,7 +68,7 @@ def draw_precision_recall(analysis: ErrorAnalysis, shown: list[str]) -> Any:
             ax.text(
                 0.03,
                 0.04,
-                f"F1 {point.f1:.2f}\nfrom score {point.threshold:.2f}",
+                f"F1 {point.f1:.2f}\nfrom score {point.threshold:.4g}",
                 transform=ax.transAxes,
                 fontsize=6.5,
                 bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},

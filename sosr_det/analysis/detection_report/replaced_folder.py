@@ -42,6 +42,31 @@ def replaced_folder(target: Path, marker: str) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def require_writable(target: Path, marker: str) -> None:
+    """Refuse a place where :func:`replaced_folder` would fail, before the work; nothing is left there.
+
+    Raises:
+        ConfigError: as :func:`replaced_folder`, or nothing can be written there.
+    """
+    require_replaceable(Path(target), marker)
+    try:
+        try_writing(Path(target))
+    except OSError as error:
+        raise ConfigError(
+            f"{target}: cannot be written: {error.strerror or error}. Choose another folder."
+        ) from error
+
+
+def try_writing(target: Path) -> None:
+    """Make a folder where ``target`` would be, as far as its parents are there, and remove it again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    existing = next(path for path in target.absolute().parents if path.exists())
+    os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}-new-", dir=existing))
+
+
 def require_replaceable(target: Path, marker: str) -> None:
     """Refuse to replace anything that is not a folder of ours; see :func:`replaced_folder`."""
     existing = next(path for path in (target.parent, *target.parent.absolute().parents) if path.exists())

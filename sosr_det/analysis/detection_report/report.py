@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sosr_det.analysis.detection_report.page import render
 from sosr_det.analysis.detection_report.plots import draw_plots
-from sosr_det.analysis.detection_report.replaced_folder import replaced_folder, require_replaceable
+from sosr_det.analysis.detection_report.replaced_folder import replaced_folder, require_writable
 from sosr_det.analysis.detection_report.worst import draw_worst
 from sosr_det.evaluation.boxes import EvaluationSet
 from sosr_det.evaluation.errors import ErrorAnalysis, analyze_errors
@@ -45,7 +45,7 @@ def write_report(
         The page.
 
     Raises:
-        ConfigError: ``folder/report`` exists and is not a report.
+        ConfigError: ``folder/report`` exists and is not a report, or nothing can be written there.
         ValueError: negative ``max_pictures``, or data that :func:`~sosr_det.evaluation.errors.analyze_errors` refuses.
     """
     target = _checked_target(folder, max_pictures)  # before the work
@@ -71,7 +71,7 @@ def _checked_target(folder: Path, max_pictures: int) -> Path:
     if max_pictures < 0:
         raise ValueError(f"max_pictures must be at least 0, got {max_pictures}")
     target = Path(folder) / FOLDER
-    require_replaceable(target, NUMBERS)
+    require_writable(target, NUMBERS)
     return target
 
 

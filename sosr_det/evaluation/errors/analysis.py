@@ -99,6 +99,7 @@ class ErrorAnalysis:
                         "errors": each.num_errors,
                         "true_positives": len(each.true_positives),
                         "what": describe(self.outcomes, each),
+                        "more": each.num_more,
                     }
                     for each in self.worst
                 ],

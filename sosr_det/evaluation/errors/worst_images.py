@@ -9,6 +9,9 @@ import numpy as np
 from sosr_det.evaluation.errors.missed import found_objects, repairing_detection
 from sosr_det.evaluation.errors.outcomes import FALSE_POSITIVE_KINDS, TRUE_POSITIVE, Outcomes
 
+# Of either kind, in one image: a detector without scores may have ten thousand in each.
+MOST_DESCRIBED = 200
+
 
 @dataclass(frozen=True, eq=False)
 class ImageErrors:
@@ -36,6 +39,11 @@ class ImageErrors:
     def num_errors(self) -> int:
         """What images are ranked by: false positives and objects not found, at the operating point."""
         return len(self.false_positives) + len(self.missed)
+
+    @property
+    def num_more(self) -> int:
+        """Errors that :func:`describe` leaves out."""
+        return sum(max(0, len(each) - MOST_DESCRIBED) for each in (self.false_positives, self.missed))
 
 
 def worst_images(outcomes: Outcomes, confident: np.ndarray, num_images: int, limit: int) -> list[ImageErrors]:
@@ -83,11 +91,12 @@ def describe(outcomes: Outcomes, errors: ImageErrors) -> list[dict]:
     """What went wrong in one image, as plain values: false positives by score, then the objects not found.
 
     Each has ``kind`` (a false positive's, or ``missed``), ``class``, ``box`` and, for a detection, ``score`` and the
-    object that explains it (``object``: its class, box, IoU and whether it is difficult), if any.
+    object that explains it (``object``: its class, box, IoU and whether it is difficult), if any. At most
+    ``MOST_DESCRIBED`` of either, the false positives with the highest scores.
     """
     names = outcomes.class_names
     entries = []
-    for i in errors.false_positives:
+    for i in errors.false_positives[:MOST_DESCRIBED]:
         about = int(outcomes.target[i])
         entries.append(
             {
@@ -105,13 +114,14 @@ def describe(outcomes: Outcomes, errors: ImageErrors) -> list[dict]:
                 },
             }
         )
-    for i in errors.missed:
+    noticed = set(errors.noticed)
+    for i in errors.missed[:MOST_DESCRIBED]:
         entries.append(
             {
                 "kind": "missed",
                 "class": names[outcomes.gt_label[i]],
                 "box": outcomes.gt_box[i].tolist(),
-                "noticed": i in errors.noticed,
+                "noticed": i in noticed,
             }
         )
     return entries

@@ -12,6 +12,7 @@ from sosr_det.evaluation.boxes import Detections, EvaluationSet, GroundTruth
 from sosr_det.evaluation.errors import analyze_errors
 from sosr_det.evaluation.errors.operating_point import best_f1
 from sosr_det.evaluation.errors.outcomes import KINDS
+from sosr_det.evaluation.errors.worst_images import describe
 from sosr_det.evaluation.voc_ap import evaluate_voc
 
 
@@ -112,6 +113,7 @@ def test_worst_images_by_hand():
             },
             {"kind": "missed", "class": "cat", "box": [100, 0, 109, 9], "noticed": True},
         ],
+        "more": 0,
     }
 
 
@@ -122,6 +124,27 @@ def test_ties_go_to_fewer_finds_then_to_the_order_and_the_limit_holds():
     assert [each.image for each in analyze_errors(data).worst] == [1, 2, 0]
     assert [each.image for each in analyze_errors(data, max_worst_images=2).worst] == [1, 2]
     assert analyze_errors(data, max_worst_images=0).worst == []
+
+
+def test_of_many_errors_in_an_image_the_best_scores_are_described():
+    """Else a detector with equal scores writes a report of a hundred megabytes."""
+    truth = [("cat", 0, box(20 * i), False) for i in range(-300, 0)] + [("dog", 0, box(9000), False)]
+    found = [("cat", 0, box(20 * i), 1.0) for i in range(-300, -50)]  # 250 of 300 found
+    found += [("dog", 0, box(9000), 0.5)] + [("dog", 0, box(20 * i), 0.5 + i / 1000) for i in range(230)]
+    analysis = analyze_errors(make_set(truth, found, 1))
+    (worst,) = analysis.worst
+    entries = describe(analysis.outcomes, worst)
+    wrong = [each["score"] for each in entries if each["kind"] != "missed"]
+    assert len(worst.false_positives) == 230
+    assert wrong == sorted((each[3] for each in found[-200:]), reverse=True)
+    assert len(entries) == 250
+    (entry,) = analysis.to_dict()["worst_images"]
+    assert (entry["errors"], len(entry["what"]), entry["more"]) == (280, 250, 30)
+    found = found[:10]
+    analysis = analyze_errors(make_set(truth, found, 1))
+    (entry,) = analysis.to_dict()["worst_images"]
+    assert (entry["errors"], len(entry["what"]), entry["more"]) == (291, 200, 91)
+    assert analysis.to_dict()["num_images"] == 1
 
 
 def test_a_class_with_nothing_to_find_borrows_the_threshold_of_all():
