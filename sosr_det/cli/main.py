@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("SOSR_TRACEBACK") == "1":
             raise
-        message, code = explain(error)
+        message, code = explain(error, arguments)
         print(_printable(message), file=sys.stderr)
         sys.exit(code)
 
@@ -123,8 +123,8 @@ def expand_cfg_options(arguments: Sequence[str]) -> list[str]:
     return expanded
 
 
-def explain(error: BaseException) -> tuple[str, int]:
-    """One message and an exit code for an error, without a traceback wall."""
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[str, int]:
+    """One message and an exit code for an error, without a traceback wall; ``arguments`` of the command line."""
     for cause in _chain(error):
         if isinstance(cause, KeyboardInterrupt):  # libraries catch it and raise something else
             return (f"interrupted; {cause}" if str(cause) else "interrupted"), 130
@@ -133,7 +133,8 @@ def explain(error: BaseException) -> tuple[str, int]:
             return f"error: {_strip_worker_traceback(cause)}", cause.exit_code
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"error: no space left on the disk: {cause}. Free some and run again with --resume.", 1
+            how = " with --resume" if arguments[:1] in (["train"], ["zoo"]) else ""
+            return f"error: no space left on the disk: {cause}. Free some and run again{how}.", 1
     last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     place = f" ({os.path.basename(last.filename)}:{last.lineno} in {last.name})" if last else ""
     return (

@@ -99,13 +99,23 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def json_text(document: dict[str, Any]) -> str:
+    """The document as JSON; what UTF-8 does not have (a file name's odd bytes, in Python's text) as ``\\udcff``."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=1, allow_nan=False)
+    return text
+
+
 def write_document(path: Path, document: dict[str, Any]) -> None:
     """Replace the file atomically.
 
     Raises:
         DataError: It cannot be written; nothing is left behind.
     """
-    content = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    content = json_text(document) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:

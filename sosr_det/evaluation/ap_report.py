@@ -14,16 +14,7 @@ from sosr_det.evaluation.voc_ap import VOCResult
 def result_notes(metrics: DetectionMetrics, metric: Metric) -> list[str]:
     """What the figures alone do not say: classes left out of the means, and what another definition would give."""
     first = metrics.first
-    notes = []
-    if first.classes_without_ground_truth:
-        absent = [
-            f"{name} ({first.per_class[name].num_detections} detections)"
-            for name in first.classes_without_ground_truth
-        ]
-        notes.append(
-            f"no ground truth (or only difficult) for {len(absent)} of {len(first.per_class)} classes: "
-            f"{', '.join(absent)}; the means are over the others"
-        )
+    notes = absent_classes(first)
     other = other_thresholds(first)
     if metric != "area":
         values = {name: (ap.ap_11point, ap.ap_11point_with(other)) for name, ap in first.per_class.items()}
@@ -46,6 +37,20 @@ def result_notes(metrics: DetectionMetrics, metric: Metric) -> list[str]:
             f"COCO's AP leaves out {metrics.coco.num_beyond_limit} detections beyond the 100 best of an image and class"
         )
     return notes
+
+
+def absent_classes(result: VOCResult) -> list[str]:
+    """The sentence on classes that are left out of the means, if there are any."""
+    if not result.classes_without_ground_truth:
+        return []
+    absent = [
+        f"{name} ({result.per_class[name].num_detections} detections)"
+        for name in result.classes_without_ground_truth
+    ]
+    return [
+        f"no ground truth (or only difficult) for {len(absent)} of {len(result.per_class)} classes: "
+        f"{', '.join(absent)}; the means are over the others"
+    ]
 
 
 def report_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,7 @@ def test_a_tests_folder_without_torch(saved, capsys):
     assert done.stdout.splitlines()[-1] == f"report: {saved.parent / 'report' / 'index.html'}"
     (line,) = [each for each in done.stdout.splitlines() if each.startswith("classification")]
     assert line.split()[:4] == ["classification", "0.00", "1", "1"]
+    assert "no ground truth (or only difficult) for 1 of 2 classes: dog (1 detections)" in done.stdout
 
 
 def test_numbers_alone(saved, capsys, tmp_path):
@@ -91,12 +93,48 @@ def test_the_kits_files_with_their_images(tmp_path, capsys):
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--classes", "owl"], "no class owl"),
         (["--json", "nowhere/x.json"], "there is no folder nowhere"),
+        (["--json", "-", "--out", "x"], "--out has no effect with --json -"),
+        (["--json", "-", "--title", "x"], "--title has no effect with --json -"),
+        (["--out", "/proc/x"], "--out /proc/x"),
+        (["--first-category-id", "1"], "--first-category-id is for COCO results"),
+        (["--missing-class", "empty"], "--missing-class empty is for devkit"),
+        (["--file-name", "{}.txt"], "--file-name is for devkit"),
+        (["--classes", "dog"], "no object of dog to be found"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(saved, capsys, arguments, message):
     assert run(saved, *arguments) == 1
     assert message in capsys.readouterr().err
     assert [p.name for p in saved.parent.iterdir()] == ["detections.npz"]
+
+
+def test_json_does_not_replace_the_detections(saved, capsys, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert run(saved, "--json", tmp_path / "pipe") == 1
+    assert "not a regular file" in capsys.readouterr().err
+    before = saved.read_bytes()
+    for detections in (saved, saved.parent):
+        assert run(detections, "--json", saved) == 1
+        assert "is read" in capsys.readouterr().err
+        assert saved.read_bytes() == before
+
+
+def test_the_place_is_looked_at_before_the_work_and_named_after_it(saved, capsys, tmp_path, monkeypatch):
+    read = "sosr_det.evaluation.formats.reading.read_detection_files"
+    with monkeypatch.context() as patched:
+        patched.setattr(read, lambda *_: 1 / 0)
+        assert run(saved, "--out", "/proc/x") == 1
+        assert "error: --out /proc/x" in capsys.readouterr().err
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sosr_det.analysis.detection_report.report.draw_plots", full)
+    assert run(saved, "--out", tmp_path / "o") == 1
+    err = capsys.readouterr().err
+    assert f"--out {tmp_path / 'o'}: the report cannot be written: No space left on device" in err
+    assert "--resume" not in err
+    assert not (tmp_path / "o" / "report").exists()
 
 
 def test_real_detections(unpacked, tmp_path, capsys):

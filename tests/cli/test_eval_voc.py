@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sosr_det.cli.eval_voc import BoxFormatName
+from sosr_det.cli.detection_options import BoxFormatName
 from sosr_det.cli.main import main
 from sosr_det.evaluation.formats.box_formats import BOX_FORMATS
 from sosr_det.evaluation.formats.devkit import read_detections
@@ -186,6 +189,8 @@ def test_a_bad_line_stops_everything(kit, capsys, line, message):
         (("--iou", "0", "--iou-at-least"), "more than 0"),
         (("--iou", "0.5", "--iou", "0.5"), "a threshold twice"),
         (("--year", "2012"), r"no VOC2012 in it. Looked for"),
+        (("--year", "../Voc"), r"no VOC\.\./Voc in it"),
+        (("--classes", "cat,d\udcffog"), "not text that can be written"),
         (("--split", "val"), r"val.txt: no such file. Splits that are there: test"),
         (("--classes", "cat,dog,owl"), r"no detection file for 1 of 3 classes: comp4_det_test_owl.txt"),
         (("--file-name", "x.txt"), r"--file-name must have {}"),
@@ -216,6 +221,59 @@ def test_json_is_written_or_not_at_all(kit, capsys, monkeypatch):
     assert not list(kit.glob("*.json")) + list(kit.glob(".o.json*"))
 
 
+def test_json_never_replaces_what_was_read_or_a_special_file(kit, capsys):
+    """Not even under another name."""
+    cat = kit / "found" / "comp4_det_test_cat.txt"
+    voc = kit / "VOCdevkit" / "VOC2007"
+    (kit / "link").symlink_to(cat)
+    (kit / "hard").hardlink_to(cat)
+    (kit / "results.json").write_text(
+        '[{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 1}]'
+    )
+    (kit / "categories.json").write_text(
+        '{"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}'
+    )
+    os.mkfifo(kit / "pipe")
+    results = ("--detections", kit / "results.json", "--coco-annotations", kit / "categories.json")
+    for more, target, message in (
+        ((), cat, "is read"),
+        ((), kit / "found" / ".." / "found" / "comp4_det_test_dog.txt", "is read"),
+        ((), kit / "link", "is read"),
+        ((), kit / "hard", "is read"),
+        ((), voc / "ImageSets" / "Main" / "test.txt", "is read"),
+        ((), voc / "Annotations" / "000001.xml", "is read"),
+        (("--file-name", "comp4_det_test_{}.txt"), cat, "is read"),
+        (results, kit / "results.json", "is read"),
+        (results, kit / "categories.json", "is read"),
+        ((), kit / "pipe", "not a regular file"),
+    ):
+        before = {path: path.read_bytes() for path in kit.rglob("*") if path.is_file()}
+        code, out, err = run(capsys, *arguments(kit, *more, "--json", target))
+        assert (code, out) == (1, ""), target
+        assert message in err
+        assert {path: path.read_bytes() for path in kit.rglob("*") if path.is_file()} == before
+    for _ in range(2):  # an earlier JSON is replaced, wherever it lies
+        assert run(capsys, *arguments(kit, "--json", kit / "found" / "ap.json"))[0] == 0
+        assert run(capsys, *arguments(kit, "--json", kit / "VOCdevkit" / "ap.json"))[0] == 0
+
+
+def test_names_that_are_no_utf8_are_written_escaped(kit, capsys):
+    odd = kit / "od\udcffd"
+    (kit / "found").rename(odd)
+    code, _, err = run(capsys, *arguments(kit, "--json", kit / "o.json", "--detections", odd))
+    assert (code, err) == (0, "")
+    assert json.loads((kit / "o.json").read_text())["inputs"]["detections"]["path"] == str(odd)
+    code, out, err = run(capsys, *arguments(kit, "--json", "-", "--detections", odd))
+    assert json.loads(out)["inputs"]["detections"]["path"] == str(odd)
+
+
+def test_nothing_to_be_found_is_an_error(kit, capsys):
+    (kit / "found" / "comp4_det_test_owl.txt").write_text("000001 0.5 1 1 2 2\n")
+    code, out, err = run(capsys, *arguments(kit, "--classes", "owl"))
+    assert (code, out) == (1, "")
+    assert "no object of owl to be found" in err
+
+
 def test_names_of_classes_cannot_steer_the_terminal(kit, capsys):
     for path in (kit / "VOCdevkit" / "VOC2007" / "Annotations").iterdir():
         path.write_text(path.read_text().replace("cat", "c\u202eat").replace("dog", "dog"))
@@ -240,6 +298,14 @@ def test_nothing_heavy_is_imported(kit):
     subprocess.run(
         [sys.executable, "-c", code, "eval-voc", *map(str, arguments(kit))], check=True, capture_output=True
     )
+
+
+# ---- the page
+
+
+def commands_of(page):
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.S)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("sosr-det eval-voc")]
 
 
 # ---- real detections
@@ -270,9 +336,23 @@ def test_real_detections_give_the_golden_figures(real, capsys, tmp_path):
     files = ("--detections", folder, "--voc-root", devkit, "--year", "2007", "--split", "test")
     assert run(capsys, *files, "--json", tmp_path / "o.json")[0] == 0
     assert_golden(json.loads((tmp_path / "o.json").read_text()), golden, "11point_arange")
-    code, out, _ = run(capsys, *files, "--recall-thresholds", "arange", "--json", "-")
+
+
+def test_the_pages_command_gives_the_figures_of_the_ports(real, capsys, tmp_path, monkeypatch):
+    """docs/evaluation.md, "Recall levels", as it stands there."""
+    folder, golden, devkit = real
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (command,) = [each for each in commands_of(page) if "--recall-thresholds" in each]
+    (tmp_path / "detections").symlink_to(folder)
+    (tmp_path / "VOCdevkit").symlink_to(devkit)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, *shlex.split(command)[2:])
     assert code == 0
-    assert_golden(json.loads(out), golden, "11point")
+    assert_golden(json.loads((tmp_path / "ap.json").read_text()), golden, "11point")
+    for name, value in re.findall(r"^mean +\d+ +\d+ +\d+ +([\d.]+) +([\d.]+)$", out, re.M):
+        assert (float(name), float(value)) == tuple(
+            round(100 * golden[f"map_{key}"], 2) for key in ("11point", "area")
+        )
 
 
 def test_real_detections_in_other_formats(real, capsys, tmp_path):

@@ -45,6 +45,9 @@ def test_worker_tracebacks_are_cut():
 
 def test_full_disk_and_unexpected_errors():
     assert "no space left" in explain(OSError(errno.ENOSPC, "No space left on device"))[0]
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "--resume" not in explain(full, ["analyze-errors", "x"])[0]
+    assert "--resume" in explain(full, ["train", "x"])[0]
     message, code = explain(ZeroDivisionError("division by zero"))
     assert "SOSR_TRACEBACK=1" in message
     assert code == 1

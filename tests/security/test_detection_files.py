@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import resource
+import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 
+from sosr_det.cli.main import main
 from sosr_det.errors import DataError
+from sosr_det.evaluation.boxes import Detections, EvaluationSet, GroundTruth
 from sosr_det.evaluation.formats.coco_results import read_coco_results
 from sosr_det.evaluation.formats.devkit import read_detection_file
 from sosr_det.evaluation.formats.image_names import ImageNames
 from sosr_det.evaluation.formats.mmdet_pickle import read_mmdet_pickle
 from sosr_det.evaluation.formats.recognise import recognise
+from sosr_det.evaluation.saved_detections import write_detections
 from sosr_det.pickle_memo import check_memo
 from sosr_det.plain_pickle import load_plain
 from sosr_det.tensor_pickle import load_with_tensors
@@ -162,6 +166,124 @@ def test_a_few_bytes_cannot_fill_the_memory(load, content):
     """Python's reader would take gigabytes for a table up to this number."""
     with pytest.raises(pickle.UnpicklingError, match="made to fill the memory"):
         load(content)
+
+
+def deep_tuple(levels=60, width=10):
+    """A few hundred bytes in a pickle; hashing takes width ** levels steps, in one call that nothing interrupts."""
+    value = (0,) * width
+    for _ in range(levels):
+        value = (value,) * width
+    return value
+
+
+_KEY = pickle.dumps(deep_tuple(), 4)[2:-1]  # without protocol and stop
+_FRAMELESS = _KEY[9:] if _KEY[:1] == b"\x95" else _KEY
+BY_OPCODE = {
+    "SETITEM": b"}" + _FRAMELESS + b"K\x01s.",
+    "SETITEMS": b"}(" + _FRAMELESS + b"K\x01u.",
+    "second of SETITEMS": b"}(K\x01K\x01" + _FRAMELESS + b"K\x01u.",
+    "DICT": b"(" + _FRAMELESS + b"K\x01d.",
+    "ADDITEMS": b"\x8f(" + _FRAMELESS + b"\x90.",
+    "FROZENSET": b"(" + _FRAMELESS + b"\x91.",
+    "set": b"cbuiltins\nset\n](" + _FRAMELESS + b"e\x85R.",
+    "frozenset": b"cbuiltins\nfrozenset\n](" + _FRAMELESS + b"e\x85R.",
+    "set of Python 2": b"c__builtin__\nset\n](" + _FRAMELESS + b"e\x85R.",
+    "NEWOBJ": b"cbuiltins\nfrozenset\n](" + _FRAMELESS + b"e\x85\x81.",
+    "OBJ": b"(cbuiltins\nset\n](" + _FRAMELESS + b"eo.",
+    "INST": b"(](" + _FRAMELESS + b"eibuiltins\nset\n.",
+    "BUILD": b"cbuiltins\nset\n)R}" + _FRAMELESS + b"K\x01sb.",
+}
+
+
+@pytest.mark.parametrize(
+    "load", ["sosr_det.plain_pickle.load_plain", "sosr_det.tensor_pickle.load_with_tensors"]
+)
+def test_a_key_cannot_hang_its_reader(load):
+    """In a process of its own, which can be ended: Python's own reader would hash for ages."""
+    module, name = load.rsplit(".", 1)
+    code = (
+        f"import sys, pickle\nfrom {module} import {name}\n"
+        "for name, content in pickle.load(sys.stdin.buffer).items():\n"
+        f"    try:\n        {name}(content)\n"
+        "    except Exception as error:\n"
+        "        assert 'key' in str(error) or 'set' in str(error) or 'type' in str(error), (name, error)\n"
+        "    else:\n        raise SystemExit(name)\n"
+    )
+    everything = {**BY_OPCODE, **{f"framed {name}": b"\x80\x04" + each for name, each in BY_OPCODE.items()}}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(everything), timeout=20, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_storage_cannot_hang_its_reader():
+    code = (
+        "import sys, pickle\nfrom sosr_det.tensor_pickle import _load_from_bytes\n"
+        "for content in pickle.load(sys.stdin.buffer):\n"
+        "    try:\n        _load_from_bytes(content)\n"
+        "    except pickle.UnpicklingError:\n        pass\n    else:\n        raise SystemExit(1)\n"
+    )
+    good = storage_of(torch.arange(4.0))
+    key = re.search(rb"X.\0\0\0\d+q\x02", good)[0]
+    keys = good[good.rindex(b"]q\x00") :]
+    tail = keys[keys.index(b"a.") :]
+    by_key = good.replace(keys, b"]" + _FRAMELESS + tail).replace(key, _FRAMELESS + b"q\x02")
+    in_dict = good.replace(b"}q\x00(X\x10", b"}q\x00(" + _FRAMELESS + b"K\x01X\x10")
+    assert in_dict != good
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps([by_key, in_dict]), timeout=20, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_usual_keys_are_read():
+    values = [
+        {"a": 1, 2: "b", 2.5: None, None: 1, b"x": [()], True: 2, (1, "a"): 3, ("b", (1, 2), None): 4},
+        {1, "a", (1, 2)},
+        frozenset(["a", 2.5]),
+        bytearray(b"xy"),
+        bytearray(),
+        1j,
+        {np.int64(3): np.float32(4)},
+        {-(2**63): 2**64},
+        set(),
+        frozenset(),
+    ]
+    for load in (load_plain, load_with_tensors):
+        for protocol in range(6):
+            assert load(pickle.dumps(values, protocol)) == values
+        assert load(b"\x80\x02cbuiltins\nbytearray\n)R.") == bytearray()
+
+
+@pytest.mark.parametrize("load", [load_plain, load_with_tensors])
+@pytest.mark.parametrize("content", [b"cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R.", b"\x96\0\0\0\0\x08\0\0\0."])
+def test_zeros_cannot_fill_the_memory(load, content):
+    tracemalloc.start()
+    with pytest.raises(pickle.UnpicklingError):
+        load(b"\x80\x05" + content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_names_of_classes_and_files_cannot_steer_the_terminal(tmp_path, capsys):
+    """Of both commands, in what they print."""
+    name = "\x1b]0;pwn\x07\x1b[31mcat"
+    boxes = [[0, 0, 9, 9], [20, 0, 29, 9]]
+    data = EvaluationSet(
+        [name, "\x1b[2Jdog"],
+        ["\x1b[1mimage"],
+        {name: GroundTruth([0, 0], boxes, [0, 0]), "\x1b[2Jdog": GroundTruth.empty()},
+        {name: Detections([0], boxes[:1], [0.5]), "\x1b[2Jdog": Detections([0], boxes[1:], [0.5])},
+    )
+    path = write_detections(tmp_path / "\x1b[5mtest" / "detections.npz", data)
+    for arguments in (["eval-voc", "--detections", path], ["analyze-errors", path, "--max-pictures", 0]):
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments), "--json", str(tmp_path / "o\x1b[7m.json")])
+        assert not stop.value.code
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err
+        assert "\N{REPLACEMENT CHARACTER}" in captured.out
 
 
 def test_the_look_through_a_pickle_follows_every_opcode():
