@@ -11,16 +11,14 @@ from copy import deepcopy
 from typing import Any
 
 from sosr_det.engine.configs import bare_type, walk_dicts
+from sosr_det.engine.dataset_lists import dataset_leaves, list_names
 from sosr_det.errors import ConfigError
 
 CHOICES = ("val", "test", "last")
 HOLDOUT_FRACTION = 0.05  # of the training images, where the config names none
 
 _VOC_TYPE = "CheckedVOCDataset"
-# Arguments of data sets that do not say which images they hold.
-_PROCESSING = (
-    "type", "pipeline", "batch_pipeline", "filter_cfg", "test_mode", "metainfo", "holdout", "_scope_",
-)  # fmt: skip
+_METRIC = ("VOCDevkitMetric", "voc/map_11point")
 
 
 def apply_selection(cfg: Any, choice: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -31,7 +29,11 @@ def apply_selection(cfg: Any, choice: str | None) -> tuple[dict[str, Any], list[
     - ``test``: on the test set, after every validation interval, as the paper presumably did; trains on all images;
     - ``last``: none is chosen, the last epoch is kept; trains on all images. A validation set of its own still is
       evaluated, a held-out part is not, since it is trained on;
-    - None: ``val`` where the config's data allow it, else what the config does, which is recorded.
+    - None: ``val`` where the config's data allow it and it keeps a best epoch, else what the config does, which is
+      recorded.
+
+    Where ``val`` or ``test`` is asked for and the config keeps no best epoch (``default_hooks.checkpoint.save_best``),
+    it is chosen by 11-point mAP.
 
     Args:
         cfg: ``mmengine.config.Config``, changed in place.
@@ -47,7 +49,7 @@ def apply_selection(cfg: Any, choice: str | None) -> tuple[dict[str, Any], list[
     if choice is not None and choice not in CHOICES:
         raise ConfigError(f"--select-on must be one of {', '.join(CHOICES)}, got {choice!r}")
     if choice is None:
-        choice = "val" if _can_select_on_val(cfg) else None
+        choice = "val" if _can_select_on_val(cfg) and _checkpoint_hook(cfg).get("save_best") else None
         asked = None
     else:
         asked = choice
@@ -59,6 +61,8 @@ def apply_selection(cfg: Any, choice: str | None) -> tuple[dict[str, Any], list[
         record = _keep_last(cfg)
     else:
         record = _as_configured(cfg)
+    if choice in ("val", "test"):
+        _choose_by_something(cfg, choice)
     record["asked"] = asked
     return record, _lines(record)
 
@@ -69,7 +73,13 @@ def _lines(record: dict[str, Any]) -> list[str]:
             "--select-on test: the best epoch is chosen by its score on the test set, so that score is no unbiased "
             "estimate any more; run.json says so. The default, val, keeps the test set for `sosr-det test`."
         ]
-    if record["on"] == "last":
+    if record["on"] == "last" and record["holdout_fraction"]:
+        return [
+            f"{record['holdout_fraction']:.0%} of the training images are held out, as the config says, and no epoch "
+            "is chosen by them, since it has no default_hooks.checkpoint.save_best: the last one is kept "
+            "(--select-on last trains on all, --select-on val chooses)"
+        ]
+    if record["on"] == "last" and record["asked"]:
         return ["--select-on last: no epoch is chosen, the last one is kept"]
     if record.get("holdout_fraction"):
         return [
@@ -84,6 +94,8 @@ def _lines(record: dict[str, Any]) -> list[str]:
 
 def _select_on_val(cfg: Any) -> dict[str, Any]:
     if _has_own_val(cfg):
+        _use_whole(cfg, "train_dataloader")
+        _use_whole(cfg, "val_dataloader")  # an inherited holdout
         return {"on": "val", "evaluated_on": _names(cfg, "val_dataloader"), "holdout_fraction": None}
     leaves = list(_voc_leaves(cfg.get("train_dataloader")))
     if not leaves:
@@ -117,38 +129,74 @@ def _select_on_val(cfg: Any) -> dict[str, Any]:
 def _select_on_test(cfg: Any) -> dict[str, Any]:
     if not (cfg.get("test_dataloader") or {}).get("dataset"):
         raise ConfigError("--select-on test: the config has no test_dataloader.")
-    _train_on_all(cfg)
+    _use_whole(cfg, "train_dataloader")
     _validate_on(cfg, deepcopy(cfg.test_dataloader.dataset), "test_evaluator")
     return {"on": "test", "evaluated_on": _names(cfg, "test_dataloader"), "holdout_fraction": None}
 
 
 def _keep_last(cfg: Any) -> dict[str, Any]:
     held_out = _is_held_out(cfg)
-    _train_on_all(cfg)
+    _use_whole(cfg, "train_dataloader")
     if held_out or (_trains_on_val(cfg) and cfg.get("val_dataloader")):
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
-    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint")
-    if checkpoint:
-        for key in ("save_best", "rule"):
-            checkpoint.pop(key, None)
+    checkpoint = _checkpoint_hook(cfg)
+    for key in ("save_best", "rule"):
+        checkpoint.pop(key, None)
     return {"on": "last", "evaluated_on": _names(cfg, "val_dataloader"), "holdout_fraction": None}
 
 
 def _as_configured(cfg: Any) -> dict[str, Any]:
     """What a config does by itself, by name."""
-    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     names = _names(cfg, "val_dataloader")
     if not cfg.get("val_dataloader"):
         on = "none"
-    elif not checkpoint.get("save_best"):
+    elif not _checkpoint_hook(cfg).get("save_best"):
         on = "last"
     else:
         on = "test" if _same_data(cfg, "val_dataloader", "test_dataloader") else "val"
-    return {"on": on, "evaluated_on": names, "holdout_fraction": None}
+    fraction = next(
+        (
+            leaf["holdout"]["fraction"]
+            for leaf in _voc_leaves(cfg.get("train_dataloader"))
+            if _part(leaf) == "train"
+        ),
+        None,
+    )
+    return {"on": on, "evaluated_on": names, "holdout_fraction": fraction}
 
 
-def _train_on_all(cfg: Any) -> None:
-    for leaf in _voc_leaves(cfg.get("train_dataloader")):
+def _checkpoint_hook(cfg: Any) -> dict:
+    return (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+
+
+def _choose_by_something(cfg: Any, choice: str) -> None:
+    """Make the checkpoint hook keep the best epoch where the config does not.
+
+    Raises:
+        ConfigError: the evaluator's best score has no name known here.
+    """
+    from mmengine.config import ConfigDict
+
+    hook = _checkpoint_hook(cfg)
+    if hook.get("save_best"):
+        return
+    types = sorted(
+        {bare_type(node.get("type")) for node in walk_dicts(cfg.get("val_evaluator")) if node.get("type")}
+    )
+    if _METRIC[0] not in types:
+        raise ConfigError(
+            f"--select-on {choice}: nothing chooses an epoch, since the config has no "
+            f"default_hooks.checkpoint.save_best, and the scores of {', '.join(types) or 'no evaluator'} are not known "
+            "here. Name one with --cfg-options default_hooks.checkpoint.save_best=NAME "
+            "default_hooks.checkpoint.rule=greater, or use --select-on last."
+        )
+    hooks = cfg.get("default_hooks") or {}
+    hook = {"type": "CheckpointHook", "interval": 1, **hook, "save_best": _METRIC[1], "rule": "greater"}
+    cfg.default_hooks = ConfigDict({**hooks, "checkpoint": hook})
+
+
+def _use_whole(cfg: Any, section: str) -> None:
+    for leaf in _voc_leaves(cfg.get(section)):
         leaf.pop("holdout", None)
 
 
@@ -175,33 +223,28 @@ def _can_select_on_val(cfg: Any) -> bool:
     return _has_own_val(cfg) or any(True for _ in _voc_leaves(cfg.get("train_dataloader")))
 
 
+def _part(leaf: dict) -> str | None:
+    return (leaf.get("holdout") or {}).get("part")
+
+
 def _is_held_out(cfg: Any) -> bool:
     return any(leaf.get("holdout") for leaf in _voc_leaves(cfg.get("val_dataloader")))
 
 
 def _has_own_val(cfg: Any) -> bool:
     """Whether validation has images of its own: neither the test set's nor those that are trained on."""
-    if not cfg.get("val_dataloader") or _is_held_out(cfg):
+    if not cfg.get("val_dataloader"):
         return False
     return not _same_data(cfg, "val_dataloader", "test_dataloader") and not _trains_on_val(cfg)
 
 
 def _trains_on_val(cfg: Any) -> bool:
-    return bool(set(_lists(cfg, "val_dataloader")) & set(_lists(cfg, "train_dataloader")))
+    return bool(list_names(cfg, "val_dataloader") & list_names(cfg, "train_dataloader"))
 
 
 def _same_data(cfg: Any, one: str, other: str) -> bool:
-    first, second = _lists(cfg, one), _lists(cfg, other)
-    return bool(set(first) & set(second)) if first and second else first == second
-
-
-def _lists(cfg: Any, section: str) -> list[str]:
-    """What identifies the images of each data set in a section: everything but how they are processed."""
-    found = []
-    for leaf in dataset_leaves((cfg.get(section) or {}).get("dataset")):
-        data = {key: value for key, value in leaf.items() if key not in _PROCESSING and value is not None}
-        found.append(repr(sorted((str(key), str(value)) for key, value in data.items())))
-    return found
+    first, second = list_names(cfg, one), list_names(cfg, other)
+    return bool(first & second) if first and second else first == second
 
 
 def _names(cfg: Any, section: str) -> list[str]:
@@ -211,7 +254,7 @@ def _names(cfg: Any, section: str) -> list[str]:
         name = leaf.get("ann_file") or " ".join(
             str(part) for part in (bare_type(leaf.get("type")), leaf.get("split")) if part
         )
-        part = (leaf.get("holdout") or {}).get("part")
+        part = _part(leaf)
         names.append(f"{name} ({part} part)" if part else str(name))
     return names
 
@@ -220,19 +263,6 @@ def _types(cfg: Any, section: str) -> list[str]:
     return sorted(
         {bare_type(leaf.get("type")) for leaf in dataset_leaves((cfg.get(section) or {}).get("dataset"))}
     )
-
-
-def dataset_leaves(node: Any) -> Iterator[dict]:
-    """The innermost data sets of wrappers such as RepeatDataset and ConcatDataset."""
-    if isinstance(node, (list, tuple)):
-        for each in node:
-            yield from dataset_leaves(each)
-    elif isinstance(node, dict):
-        inner = node.get("dataset") or node.get("datasets")
-        if inner:
-            yield from dataset_leaves(inner)
-        elif node.get("type"):
-            yield node
 
 
 def _voc_leaves(node: Any) -> Iterator[dict]:

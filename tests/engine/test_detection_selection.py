@@ -140,6 +140,91 @@ def test_val_is_carved_out_where_a_config_validates_on_what_it_trains_on():
     assert record["holdout_fraction"] == 0.05
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"check_images": False},
+        {"on_problem": "skip", "max_skipped_fraction": 0.5},
+        {"data_root": "data/BCCD/./"},
+        {"data_root": "data/BCCD"},
+        {"data_prefix": {"sub_data_root": "./VOC2007"}},
+        {
+            "data_root": "data/",
+            "ann_file": "BCCD/VOC2007/ImageSets/Main/{}.txt",
+            "data_prefix": {"sub_data_root": "BCCD/VOC2007/"},
+        },
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("section", ["train", "test"])
+def test_a_list_is_the_same_however_it_is_written(section, change):
+    def validate_on_it(cfg):
+        for name in ("train", "val", "test"):
+            cfg[f"{name}_dataloader"].dataset.data_root = "data/BCCD/"
+        leaf = cfg.val_dataloader.dataset
+        leaf.ann_file = f"VOC2007/ImageSets/Main/{section}.txt"
+        leaf.update({k: v.format(section) if k == "ann_file" else v for k, v in change.items()})
+
+    _, record, _ = selected(BCCD, None, validate_on_it)
+    assert record["holdout_fraction"] == 0.05  # of the training list: that was no list of its own
+    _, record, _ = selected(BCCD, "last", validate_on_it)
+    assert bool(record["evaluated_on"]) == (section == "test")
+
+
+def own_val(cfg):
+    """A config that inherits the held-out part and names a validation list."""
+    cfg.val_dataloader.dataset = {
+        **cfg.test_dataloader.dataset,
+        "ann_file": "VOC2007/ImageSets/Main/mine.txt",
+        "holdout": {"fraction": 0.05, "part": "val"},
+    }
+
+
+@pytest.mark.parametrize("choice", [None, "val"])
+def test_nothing_is_held_out_beside_a_val_list_of_its_own(choice):
+    cfg, record, lines = selected(VOC, choice, own_val)
+    assert images(cfg, "train_dataloader") == [(name, None) for name in TRAINVAL]
+    assert images(cfg, "val_dataloader") == [("VOC2007/ImageSets/Main/mine.txt", None)]
+    assert (record["on"], record["holdout_fraction"], lines) == ("val", None, [])
+
+
+# ---- by which score ------------------------------------------------------------------------------------------------
+
+
+def no_save_best(cfg):
+    cfg.default_hooks.checkpoint.pop("save_best")
+    cfg.default_hooks.checkpoint.pop("rule", None)
+
+
+@pytest.mark.parametrize("change", [no_save_best, lambda cfg: cfg.pop("default_hooks")])
+@pytest.mark.parametrize("choice", ["val", "test"])
+def test_an_epoch_that_is_to_be_chosen_is_chosen(choice, change):
+    cfg, record, _ = selected(VOC, choice, change)
+    checkpoint = cfg.default_hooks.checkpoint
+    assert (checkpoint.type, checkpoint.save_best, checkpoint.rule) == (
+        "CheckpointHook", "voc/map_11point", "greater"
+    )  # fmt: skip
+    assert record["on"] == choice
+
+
+def test_a_config_that_chooses_by_something_is_left_to_it():
+    cfg, *_ = selected(VOC, "val", lambda cfg: cfg.default_hooks.checkpoint.update(save_best="voc/map_area"))
+    assert cfg.default_hooks.checkpoint.save_best == "voc/map_area"
+
+
+def test_a_config_that_chooses_nothing_says_so():
+    cfg, record, lines = selected(VOC, None, no_save_best)
+    assert images(cfg, "train_dataloader") == [(name, "train") for name in TRAINVAL]  # as the config says
+    assert record["on"] == "last"
+    assert record["holdout_fraction"] == 0.05
+    assert "save_best" not in cfg.default_hooks.checkpoint
+    assert lines[0].startswith("5% of the training images are held out, as the config says, and no epoch is")
+
+
+def test_what_cannot_be_chosen_by_is_refused():
+    with pytest.raises(ConfigError, match=r"--select-on test: .*CocoMetric.*checkpoint\.save_best="):
+        selected(COCO, "test")
+
+
 def test_what_else_there_is_is_recorded_as_it_is():
     cfg, record, lines = selected(CUB, None)
     assert record == {"on": "test", "evaluated_on": ["CUB200 test"], "holdout_fraction": None, "asked": None}
