@@ -55,7 +55,14 @@ def kept_checkpoint(run_dir: Path, record: dict[str, Any]) -> Path:
     Raises:
         CheckpointError: it is missing, or the run has none yet.
     """
-    best = (record.get("best") or {}).get("checkpoint")
+    chosen = record.get("best") or {}
+    best = chosen.get("checkpoint")
+    if chosen and not best:
+        raise CheckpointError(
+            f"the run in {run_dir} chose epoch {chosen.get('epoch')} by its {chosen.get('metric')}, but the checkpoint "
+            "of that epoch (best_*.pth) was not there when the run ended, and another epoch would be another result. "
+            f"Name a checkpoint file, such as epoch_{chosen.get('epoch')}.pth if it was kept."
+        )
     if best:
         if not (run_dir / best).is_file():
             raise CheckpointError(

@@ -283,9 +283,8 @@ def _finish(work_dir: Path, name: str | None) -> None:
     record = read_run_record(work_dir)
     best = record.get("best")
     if best:
-        print(
-            f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f} ({work_dir / str(best['checkpoint'])})"
-        )
+        place = work_dir / best["checkpoint"] if best["checkpoint"] else "its checkpoint is missing"
+        print(f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f} ({place})")
     elif (record.get("selection") or {}).get("on") == "last":
         print(f"last epoch {record['epochs'][-1]['epoch']}: {kept_checkpoint(work_dir, record)}")
     print(f"run record: {work_dir / FILE_NAME}")

@@ -17,7 +17,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 import sosr_det.register  # noqa: F401
-from sosr_det.engine.run_record import read_run_record
+from sosr_det.engine.run_record import kept_checkpoint, read_run_record
+from sosr_det.errors import CheckpointError
 
 
 class Counted(BaseModel):
@@ -172,3 +173,13 @@ def test_an_epoch_that_was_never_validated_is_said(tmp_path, caplog):
 def test_a_record_is_json(tmp_path):
     run(tmp_path / "run", 1)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
+
+
+def test_a_chosen_epoch_without_its_checkpoint_is_not_the_last_epoch(tmp_path):
+    record = run(tmp_path / "run", 4)
+    folder = tmp_path / "run"
+    assert kept_checkpoint(folder, record) == folder / "best_score_epoch_3.pth"
+    assert kept_checkpoint(folder, {**record, "best": None}) == folder / "epoch_4.pth"
+    record["best"]["checkpoint"] = None
+    with pytest.raises(CheckpointError, match=r"chose epoch 3 by its score.*epoch_3\.pth"):
+        kept_checkpoint(folder, record)
