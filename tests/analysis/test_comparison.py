@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from sosr_det.analysis.comparison import write_comparison
 from sosr_det.analysis.comparison.result import two_by_two
 from sosr_det.analysis.comparison.text import points, verdict
+from sosr_det.analysis.figures.canvas import COLOURS
 from sosr_det.engine.compare.arms import Arm
 from sosr_det.engine.compare.study import Study
 from sosr_det.engine.run_record import write_run_record
@@ -41,8 +43,13 @@ def finish(study, cell, *, digest=None, record=None):
             "data": {"train": {"fingerprint": "t"}, "val": None}, **(record or {}),
         },
     )  # fmt: skip
+    note_done(cell, name)
+
+
+def note_done(cell, name):
+    digest = hashlib.sha256((cell.test_dir / name).read_bytes()).hexdigest()
     (cell.folder / "done.json").write_text(
-        json.dumps({"predictions": name, "checkpoint": "x", "metrics": {}})
+        json.dumps({"predictions": name, "predictions_sha256": digest, "checkpoint": "x", "metrics": {}})
     )
 
 
@@ -134,6 +141,16 @@ def test_classifiers(tmp_path):
         assert (tmp_path / "plots" / name).stat().st_size > 0
     again, _, _ = result_of(make_study(tmp_path, "classification"))
     assert again["metrics"] == result["metrics"]
+
+
+def test_more_arms_than_colours(tmp_path):
+    count = len(COLOURS) + 2
+    study = classified(
+        tmp_path, [[10 + arm, 12 + arm] for arm in range(count)], [f"arm{i}" for i in range(count)]
+    )
+    result, _, _ = result_of(study)
+    assert len(result["verdicts"]) == count - 1
+    assert (tmp_path / "plots" / "seeds.png").stat().st_size > 0
 
 
 def test_no_difference(tmp_path):
@@ -233,8 +250,20 @@ def test_other_images_are_refused(tmp_path):
         (Predictions(ids, ["cat", "dog"], 1 - labels, labels), "labels"),
     ):
         write_predictions(path, data)
+        note_done(study.cell(study.arms[1], 1), path.name)
         with pytest.raises(DataError, match=f"old/seed-0 and new/seed-1 were tested on other {what}"):
             write_comparison(study)
+
+
+def test_predictions_that_changed_since_the_test_are_refused(tmp_path):
+    study = classified(tmp_path, [[10, 12], [20, 22]])
+    result_of(study)
+    cell = study.cell(study.arms[1], 0)
+    labels = np.arange(NUM_IMAGES) % 2
+    better = Predictions([f"image{i}" for i in range(NUM_IMAGES)], ["cat", "dog"], labels, labels)
+    write_predictions(cell.test_dir / "predictions.npz", better)
+    with pytest.raises(DataError, match=r"predictions\.npz changed since the test; delete .*done\.json"):
+        write_comparison(study)
 
 
 def test_what_a_reader_must_know(tmp_path):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sosr_det.engine.compare.cell import read_done
-from sosr_det.engine.compare.study import DETECTION, Study
+from sosr_det.engine.compare.cell import DONE, file_sha256, read_done
+from sosr_det.engine.compare.study import DETECTION, Cell, Study
 from sosr_det.engine.studies.records import completed_record
 from sosr_det.errors import DataError
 from sosr_det.evaluation.boxes import EvaluationSet
@@ -39,12 +39,16 @@ def collect(study: Study) -> Finished:
     """Read everything that a result needs.
 
     Raises:
-        DataError: predictions that cannot be read, or that are about other images, ground truth or classes.
+        DataError: predictions that cannot be read, that are not what the test left, or that are about other images,
+            ground truth or classes.
     """
     missing = [cell.name for cell in study.cells() if not read_done(cell)]
     seeds = [seed for seed in study.seeds if all(read_done(study.cell(arm, seed)) for arm in study.arms)]
     cells = [[study.cell(arm, seed) for seed in seeds] for arm in study.arms]
     done = [[read_done(cell) for cell in row] for row in cells]
+    for line, row in zip(cells, done, strict=True):
+        for cell, what in zip(line, row, strict=True):
+            _require_unchanged(cell, what)
     read = read_detections_file if study.kind == DETECTION else read_predictions
     predictions = [
         [read(cell.test_dir / what["predictions"]) for cell, what in zip(*pair, strict=True)]
@@ -55,6 +59,14 @@ def collect(study: Study) -> Finished:
             _require_same(predictions[0][0], each, f"{cells[0][0].name} and {cell.name}")
     records = [[completed_record(cell.run_dir) for cell in row] for row in cells]
     return Finished(seeds, missing, predictions, records, done)
+
+
+def _require_unchanged(cell: Cell, done: dict[str, Any]) -> None:
+    path = cell.test_dir / done["predictions"]
+    if file_sha256(path) != done["predictions_sha256"]:
+        raise DataError(
+            f"{path} changed since the test; delete {cell.folder / DONE} and run the same command to test again."
+        )
 
 
 def _require_same(first: Any, other: Any, pair: str) -> None:

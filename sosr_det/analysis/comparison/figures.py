@@ -52,7 +52,7 @@ def draw_seeds(result: dict[str, Any], metric: str, folder: Path) -> Path:
         points = [100 * value for value in pair.get("per_seed", [])]
         differences.plot([place] * len(points), points, "o", color="0.6", markersize=4)
         if pair["difference"] is not None:
-            _interval(differences, place, pair, COLOURS[place + 1])
+            _interval(differences, place, pair, COLOURS[(place + 1) % len(COLOURS)])
     differences.axhline(0, color="black", linewidth=0.8)
     differences.set_xticks(
         range(len(pairs)), [_short(p["arm"]) for p in pairs], rotation=15, ha="right", fontsize="small"

@@ -28,10 +28,16 @@ class CellFailed(Exception):
 
 
 def read_done(cell: Cell) -> dict[str, Any] | None:
-    """What a finished cell left: metrics, checkpoint and file of predictions; None where it is not finished."""
+    """What a finished cell left: metrics, checkpoint, file of predictions and its SHA-256; None where unfinished.
+
+    A file that says something else is not taken for a finished cell, so its test is made again.
+    """
     try:
         done = json.loads((cell.folder / DONE).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return None
+    kinds = {"checkpoint": str, "predictions": str, "predictions_sha256": str, "metrics": dict}
+    if not isinstance(done, dict) or any(not isinstance(done.get(key), kind) for key, kind in kinds.items()):
         return None
     whole = completed_record(cell.run_dir) and (cell.test_dir / done["predictions"]).is_file()
     return done if whole else None
@@ -73,11 +79,16 @@ def run_cell(
     done = {
         "checkpoint": checkpoint.name,
         "predictions": predictions.name,
-        "predictions_sha256": hashlib.sha256(predictions.read_bytes()).hexdigest(),
+        "predictions_sha256": file_sha256(predictions),
         "metrics": json.loads((cell.test_dir / "test.json").read_text())["metrics"],
     }
     replace_text(cell.folder / DONE, json.dumps(done, indent=1) + "\n")
     return done
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def training_mode(cell: Cell) -> str:

@@ -71,12 +71,13 @@ def run_comparison(options: CompareOptions) -> tuple[Study, dict[str, CellFailed
         ConfigError: arms that cannot be compared, or another comparison than the one the folder holds.
         SosrError: backbones that cannot be found.
     """
+    devices = visible_devices(options.devices)
     study = _plan(options)
     if options.dry_run:
         describe(study)
         return study, {}
     failures: dict[str, CellFailed] = {}
-    _work(study, options, failures)
+    _work(study, options, devices, failures)
     return study, failures
 
 
@@ -142,7 +143,36 @@ def describe(study: Study) -> None:
         print(f"  {shlex.join(train_command(study, study.cell(arm, study.seeds[0]), 'starting'))}")
 
 
-def _work(study: Study, options: CompareOptions, failures: dict[str, CellFailed]) -> None:
+def visible_devices(devices: Sequence[str]) -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` is for a run on each of ``--devices``.
+
+    Where that variable is set already (by a cluster, say), the numbers count within it, as torch's do: with ``4,5``,
+    device 1 is GPU 5, and no other GPU is touched.
+
+    Raises:
+        ConfigError: no number, one given twice, or one that the variable does not leave.
+    """
+    wrong = next((each for each in devices if not (each.isascii() and each.isdigit())), None)
+    if wrong is not None or len({int(each) for each in devices}) < len(devices):
+        raise ConfigError(
+            f"--devices {','.join(devices)}: expected numbers of GPUs, each once, such as 0,1; got "
+            f"{'one twice' if wrong is None else repr(wrong)}."
+        )
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if before is None:
+        return list(devices)
+    left = [each.strip() for each in before.split(",") if each.strip()]
+    left = left[: left.index("-1")] if "-1" in left else left  # CUDA sees none of those after it
+    gone = [each for each in devices if int(each) >= len(left)]
+    if gone:
+        raise ConfigError(
+            f"--devices {','.join(devices)}: CUDA_VISIBLE_DEVICES={before} leaves {len(left)} GPU(s), numbered from 0; "
+            f"there is no {', '.join(gone)}. Give smaller numbers, or change the variable."
+        )
+    return [left[int(each)] for each in devices]
+
+
+def _work(study: Study, options: CompareOptions, devices: list[str], failures: dict[str, CellFailed]) -> None:
     try:
         study.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -152,7 +182,6 @@ def _work(study: Study, options: CompareOptions, failures: dict[str, CellFailed]
         if before is not None:
             require_same_study(before, study, extend=options.extend)
         study.write()
-    devices = list(options.devices)
     jobs = options.jobs or max(1, len(devices))
     pool = _Pool(study, failures)
     if threading.current_thread() is threading.main_thread():
@@ -240,9 +269,15 @@ class _Pool:
             print(f"{label}: {headline(done['metrics'])}", flush=True)
 
 
-def headline(metrics: dict[str, float]) -> str:
-    """The one or two metrics that stand for a test."""
+def headline(metrics: dict[str, float | None]) -> str:
+    """The one or two metrics that stand for a test; ``unknown`` where one is null, which is how NaN is recorded."""
+
+    def shown(value: float | None, factor: float, ending: str) -> str:
+        return "unknown" if value is None else f"{factor * value:{ending}}"
+
     for names, factor in ((("voc/map_11point", "voc/map_area"), 100.0), (("accuracy/top1",), 1.0)):
         if names[0] in metrics:
-            return ", ".join(f"{name} {factor * metrics[name]:.2f} %" for name in names if name in metrics)
-    return ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:2])
+            return ", ".join(
+                f"{name} {shown(metrics[name], factor, '.2f')} %" for name in names if name in metrics
+            )
+    return ", ".join(f"{name} {shown(value, 1.0, '.4f')}" for name, value in list(metrics.items())[:2])

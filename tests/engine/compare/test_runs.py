@@ -9,6 +9,7 @@ import pytest
 import sosr_det.register  # noqa: F401
 from sosr_det.engine.compare import read_study
 from sosr_det.engine.compare.cell import read_done
+from sosr_det.engine.compare.compare import headline
 from sosr_det.errors import ConfigError
 
 CE, SOSR = "demo/resnet18-ce-pre_ce_1xb32-6e_demo-cub", "demo/resnet18-sosr-pre_sosr_1xb32-6e_demo-cub"
@@ -144,6 +145,65 @@ def test_an_interrupted_run_is_resumed(runs, tmp_path, compare):
     assert runs.cells("train") == [*ORDER[:2], *ORDER[1:]]
     resumed = [c for c in runs.commands if "--resume" in c]
     assert [c[c.index("--seed") + 1] for c in resumed] == ["0"]
+
+
+@pytest.fixture(autouse=True)
+def no_gpus_chosen(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_several_gpus_within_those_of_a_cluster(runs, tmp_path, compare, monkeypatch):
+    runs.pause = 0.05
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-5f1e")
+    compare(tmp_path / "c", devices=["0", "1"])
+    assert {e["CUDA_VISIBLE_DEVICES"] for e in runs.environments} == {"4", "GPU-5f1e"}
+
+
+@pytest.mark.parametrize(
+    ("before", "devices", "message"),
+    [
+        ("4,5", ["0", "2"], "CUDA_VISIBLE_DEVICES=4,5 leaves 2 GPU.*no 2"),
+        ("4,-1,5", ["1"], "leaves 1 GPU"),
+        ("", ["0"], "leaves 0 GPU"),
+        (None, ["0", ""], "expected numbers of GPUs.*got ''"),
+        (None, ["0", "00"], "one twice"),
+        (None, ["cpu"], "got 'cpu'"),
+    ],
+)
+def test_gpus_that_are_not_there(before, devices, message, runs, tmp_path, compare, monkeypatch):
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    with pytest.raises(ConfigError, match=message):
+        compare(tmp_path / "c", devices=devices)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ({"accuracy/top1": None}, "accuracy/top1 unknown %"),
+        ({"accuracy/top1": 50.0}, "accuracy/top1 50.00 %"),
+        ({"voc/map_11point": None, "voc/map_area": 0.25}, "voc/map_11point unknown %, voc/map_area 25.00 %"),
+        ({"other": None, "more": 0.5}, "other unknown, more 0.5000"),
+    ],
+)
+def test_a_metric_that_is_nan_is_told(metrics, told):
+    assert headline(metrics) == told
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "null", "1", '"x"', "{", '{"predictions": "predictions.npz"}', "[" * 100_000],
+    ids=range(8),
+)
+def test_a_damaged_note_of_what_is_done(text, runs, tmp_path, compare):
+    study, _ = compare(tmp_path / "c", seeds="0")
+    cell = study.cell(study.arms[0], 0)
+    (cell.folder / "done.json").write_text(text)
+    assert read_done(cell) is None
+    compare(tmp_path / "c", seeds="0")
+    assert (runs.cells("train"), runs.cells("test")) == (ORDER[:2], [*ORDER[:2], "a/seed-0"])
+    assert read_done(cell)["predictions"] == "predictions.npz"
 
 
 def test_several_gpus(runs, tmp_path, compare):
