@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from sosr_det.analysis.comparison import write_comparison
+from sosr_det.analysis.comparison import report, write_comparison
 from sosr_det.analysis.comparison.result import two_by_two
 from sosr_det.analysis.comparison.text import points, verdict
 from sosr_det.analysis.figures.canvas import COLOURS
@@ -288,6 +288,75 @@ def test_what_a_reader_must_know(tmp_path):
     record = json.loads((cell.run_dir / "run.json").read_text())
     write_run_record(cell.run_dir, {**record, "data": {"train": {"fingerprint": "other"}}})
     assert "did not have the same train data" in "\n".join(result_of(study)[0]["notes"])
+
+
+CIRCUMSTANCES = {
+    "git_commit": "1" * 40, "device": "cpu", "world_size": 1, "library_versions": {"torch": "2.0", "numpy": "2.2"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({}, None),
+        (
+            {"git_commit": "2" * 40},
+            f"same code: git_commit is {'1' * 40} in a/seed-0, a/seed-1, b/seed-0 and {'2' * 40} ",
+        ),
+        (
+            {"git_commit": None},
+            f"same code: git_commit is {'1' * 40} in a/seed-0, a/seed-1, b/seed-0 and unknown in ",
+        ),
+        (
+            {"device": "cuda"},
+            "same device: device is cpu in a/seed-0, a/seed-1, b/seed-0 and cuda in b/seed-1",
+        ),
+        (
+            {"world_size": 2},
+            "as many processes: world_size is 1 in a/seed-0, a/seed-1, b/seed-0 and 2 in b/seed-1",
+        ),
+        (
+            {"library_versions": {"torch": "2.1", "numpy": "2.2", "timm": "1"}},
+            "same libraries: timm is unknown in a/seed-0, a/seed-1, b/seed-0 and 1 in b/seed-1; "
+            "torch is 2.0 in a/seed-0, a/seed-1, b/seed-0 and 2.1 in b/seed-1",
+        ),
+    ],
+)
+def test_runs_made_in_other_circumstances_are_told(change, note, tmp_path):
+    study = classified(tmp_path, [[10, 12], [20, 22]], ("a", "b"), record=CIRCUMSTANCES)
+    cell = study.cell(study.arms[1], 1)
+    record = json.loads((cell.run_dir / "run.json").read_text())
+    write_run_record(cell.run_dir, {**record, **change})
+    result, text, _ = result_of(study)
+    found = [each for each in result["notes"] if "runs were not made" in each]
+    assert len(found) == (note is not None)
+    if note:
+        assert note in found[0]
+        assert found[0] in text
+
+
+def test_the_commits_on_the_page_are_of_the_runs(tmp_path, monkeypatch):
+    """Not of the process that writes the report, which may be of another day."""
+    monkeypatch.setattr(report, "git_commit", lambda: "9" * 40)
+    study = classified(tmp_path, [[10], [20]], record=CIRCUMSTANCES)
+    cell = study.cell(study.arms[1], 0)
+    record = json.loads((cell.run_dir / "run.json").read_text())
+    write_run_record(cell.run_dir, {**record, "git_commit": "2" * 40})
+    result_of(study)
+    page = (tmp_path / "report.md").read_text()
+    assert f"- commit of the runs: `{'1' * 40}`, `{'2' * 40}`" in page
+    assert "- device: `cpu`" in page
+    assert "9" * 40 not in page
+
+
+def test_lost_validations_are_among_the_notes(tmp_path):
+    study = classified(tmp_path, [[10], [20]])
+    cell = study.cell(study.arms[1], 0)
+    record = json.loads((cell.run_dir / "run.json").read_text())
+    write_run_record(cell.run_dir, {**record, "epochs": [{"epoch": 1, "val": {"m": 0.5}}]})
+    result, text, _ = result_of(study)
+    assert "not the same epochs were validated (epoch 1 only in the second)" in result["notes"][0]
+    assert result["notes"][0] in text
 
 
 def test_two_by_two_effects(tmp_path):

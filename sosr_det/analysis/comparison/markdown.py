@@ -198,9 +198,14 @@ def _settings(result: dict[str, Any]) -> list[str]:
         lines.append(f"- epoch chosen on: {', '.join(map(code_span, chosen))}")
     bootstrap = result["bootstrap"]
     lines.append(f"- resamples of the images: {bootstrap['num_resamples']}, seed {bootstrap['seed']}")
-    commit = result["versions"]["git_commit"]
-    if commit:
-        lines.append(f"- commit: {code_span(commit)}")
+    for key, title in (
+        ("git_commit", "commit of the runs"),
+        ("device", "device"),
+        ("world_size", "processes of a run"),
+    ):
+        found = sorted({str(run[key]) for run in result["runs"].values() if run[key] is not None})
+        if found:
+            lines.append(f"- {title}: {', '.join(map(code_span, found))}")
     return [*lines, ""]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sosr_det.analysis.comparison.collect import Finished
@@ -22,6 +23,7 @@ def notes_about(study: Study, finished: Finished, result: dict[str, Any]) -> lis
         prints = {((record.get("data") or {}).get(part) or {}).get("fingerprint") for record in records}
         if len(prints) > 1:
             notes.append(f"the runs did not have the same {part} data: their fingerprints differ")
+    notes += _differing_circumstances(study, finished)
     chosen_on = {(record.get("selection") or {}).get("on") for record in records}
     if "test" in chosen_on:
         notes.append(
@@ -40,3 +42,46 @@ def notes_about(study: Study, finished: Finished, result: dict[str, Any]) -> lis
             "of them is called distinguishable by accident is higher than 5 %"
         )
     return notes
+
+
+def _differing_circumstances(study: Study, finished: Finished) -> list[str]:
+    """One sentence for each of code, libraries, device and number of processes that is not the same in all runs."""
+    runs = {
+        f"{arm.name}/seed-{seed}": finished.records[i][j]
+        for i, arm in enumerate(study.arms)
+        for j, seed in enumerate(finished.seeds)
+    }
+    notes = []
+    for key, what in (
+        ("git_commit", "of the same code: git_commit"),
+        ("device", "on the same device: device"),
+        ("world_size", "with as many processes: world_size"),
+    ):
+        told = _told({name: record.get(key) for name, record in runs.items()})
+        if told:
+            notes.append(f"the runs were not made {what} {told}")
+    libraries = {name: record.get("library_versions") or {} for name, record in runs.items()}
+    names = sorted({library for versions in libraries.values() for library in versions})
+    differing = {
+        library: _told({name: versions.get(library) for name, versions in libraries.items()})
+        for library in names
+    }
+    listed = "; ".join(f"{library} {told}" for library, told in differing.items() if told)
+    if listed:
+        notes.append(f"the runs were not made with the same libraries: {listed}")
+    return notes
+
+
+def _told(values: dict[str, Any]) -> str:
+    """``is A in x/seed-0, x/seed-1 and B in y/seed-0``; empty where all are the same."""
+    runs_by_value: dict[str, list[str]] = {}
+    for name, value in values.items():
+        runs_by_value.setdefault("unknown" if value is None else str(value), []).append(name)
+    if len(runs_by_value) < 2:
+        return ""
+    return "is " + " and ".join(f"{value} in {_few(names)}" for value, names in runs_by_value.items())
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

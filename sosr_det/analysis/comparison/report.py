@@ -83,6 +83,10 @@ def _runs(study: Study, finished: Finished) -> dict[str, Any]:
         f"{arm.name}/seed-{seed}": {
             "selection": finished.records[i][j].get("selection"),
             "best_epoch": (finished.records[i][j].get("best") or {}).get("epoch"),
+            **{
+                key: finished.records[i][j].get(key)
+                for key in ("git_commit", "library_versions", "device", "world_size")
+            },
             "wall_seconds": finished.records[i][j].get("wall_seconds"),
             "backbone": (finished.records[i][j].get("backbone") or {}).get("pinned_uri"),
             "data": {
