@@ -22,13 +22,15 @@ def cache_root() -> Path:
     return folder / "sosr-det"
 
 
-def is_private(file: Path) -> bool:
-    """Whether only this user can have written the file. Windows has no such modes.
+def is_private(file: Path | int) -> bool:
+    """Whether only this user can have written the file, given by path (a link is not followed) or by descriptor.
+
+    Windows has no such modes.
 
     Raises:
         OSError: there is no such file.
     """
     if os.name == "nt":
         return True
-    status = file.lstat()
+    status = os.fstat(file) if isinstance(file, int) else file.lstat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022

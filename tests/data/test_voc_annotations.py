@@ -388,6 +388,51 @@ def test_a_cache_that_others_can_write_is_ignored(folder, any_age, own_cache_fol
     assert "others can write it" in caplog.text
 
 
+def test_who_can_write_a_cache_is_asked_of_the_open_file(
+    folder, any_age, own_cache_folder, caplog, monkeypatch
+):
+    """Not of the path, which may have led to another file before it was opened."""
+    read(folder)
+    (file,) = own_cache_folder.iterdir()
+    private = file.lstat()
+    file.chmod(0o666)
+    lstat = Path.lstat
+    monkeypatch.setattr(Path, "lstat", lambda self: private if self == file else lstat(self))
+    assert read(folder).num_parsed == 3
+    assert "others can write it" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_cache_that_is_no_file_is_ignored(kind, folder, any_age, own_cache_folder, tmp_path, caplog):
+    read(folder)
+    (file,) = own_cache_folder.iterdir()
+    file.rename(tmp_path / "elsewhere")
+    if kind == "link":
+        file.symlink_to(tmp_path / "elsewhere")
+    elif kind == "pipe":
+        os.mkfifo(file, 0o600)
+    else:
+        file.mkdir(0o700)
+    assert read(folder).num_parsed == 3
+    assert "ignored and made anew" in caplog.text
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(folder, any_age, own_cache_folder):
+    own_cache_folder.mkdir(parents=True)
+    for name, age_seconds in (("old.part", 25 * 3600), ("new.part", 23 * 3600), ("old.npz", 25 * 3600)):
+        (own_cache_folder / name).touch()
+        then = time.time() - age_seconds
+        os.utime(own_cache_folder / name, (then, then))
+    (own_cache_folder / "folder.part").mkdir()  # cannot be unlinked: left alone
+    os.utime(own_cache_folder / "folder.part", (0, 0))
+    read(folder)
+    left = {path.name for path in own_cache_folder.iterdir()}
+    assert {"new.part", "old.npz", "folder.part"} < left
+    assert "old.part" not in left
+    assert len(left) == 4
+    assert read(folder).num_parsed == 0
+
+
 def test_no_place_for_a_cache(folder, any_age, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SOSR_CACHE", str(tmp_path / "file"))

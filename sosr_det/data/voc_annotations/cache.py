@@ -17,6 +17,7 @@ import hashlib
 import logging
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ RACY_SECONDS = 2.0
 FORMAT = 1  # change it with anything that reading an annotation gives
 
 logger = logging.getLogger("sosr_det.data")
+
+_READ_FLAGS = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK")
+)
+_STALE_SECONDS = 24 * 3600
 
 _SEPARATOR = "\0"  # in no file name and in no XML
 
@@ -67,11 +73,14 @@ def load(folder: str) -> CachedFolder | None:
     except RuntimeError:  # no home folder
         return None
     try:
-        if not is_private(file):
-            raise ValueError("others can write it")
-        # Opened here: NumPy leaves its own file open when it does not know the content.
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return _unpacked({name: arrays[name] for name in arrays.files}, folder)
+        # Opened here: NumPy leaves its own file open when it does not know the content. Links are not followed, and
+        # a pipe is not waited for.
+        with open(os.open(file, _READ_FLAGS), "rb") as stream:
+            # Asked of what is open: the path may lead to another file by now.
+            if not is_private(stream.fileno()):
+                raise ValueError("others can write it")
+            with np.load(stream, allow_pickle=False) as arrays:
+                return _unpacked({name: arrays[name] for name in arrays.files}, folder)
     except FileNotFoundError:  # nothing kept yet
         return None
     except Exception as error:  # damage can make the reader of the format raise nearly anything
@@ -84,6 +93,7 @@ def save(folder: str, names: Sequence[str], identities: np.ndarray, table: Annot
     try:
         file = _file(folder)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(file.parent)
         staged = file.with_name(f"{file.stem}.{os.getpid()}-{secrets.token_hex(8)}.part")
         try:
             with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
@@ -94,6 +104,16 @@ def save(folder: str, names: Sequence[str], identities: np.ndarray, table: Annot
             raise
     except (OSError, RuntimeError) as error:
         logger.debug("the annotations of %s are not kept in a cache: %s", folder, error)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what writers that were killed have left, a day later: no writer takes that long."""
+    for part in folder.glob("*.part"):
+        try:
+            if part.lstat().st_mtime < time.time() - _STALE_SECONDS:
+                part.unlink()
+        except OSError:  # another process was faster, or the file is another user's
+            continue
 
 
 def _file(folder: str) -> Path:
