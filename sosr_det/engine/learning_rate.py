@@ -77,5 +77,41 @@ def learning_rate_scaling(cfg: Any, world_size: int) -> LearningRateScaling | No
     )
 
 
+def resumed_scaling(
+    now: LearningRateScaling | None, earlier: dict[str, Any] | None, world_size: int | None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What a resumed run trains with: its optimizer's state holds the rate that it began with, whatever is scaled now.
+
+    Args:
+        now: what the config and the devices of the resumption would make of a new run.
+        earlier: ``lr_scaling`` of the run's record; None where it has none.
+        world_size: number of devices in the record; None if unknown.
+
+    Returns:
+        What the record keeps (the earlier one, where there is one), and a warning in one line or None.
+    """
+    if now is None:
+        return earlier, None
+    real = f"{now.world_size} x {now.batch_size_per_device} = {_images(now.batch_size)} a step"
+    if not earlier:
+        if world_size in (None, now.world_size):
+            return now.to_dict(), None
+        return None, (
+            f"--resume: the run began on {world_size} device(s) and goes on with {real}; its learning rate stays what "
+            "it was, it is not scaled again. Use as many devices as before, or begin a new run."
+        )
+    changed = [
+        key for key in ("lr", "batch_size_per_device", "world_size") if earlier.get(key) != getattr(now, key)
+    ]
+    if not changed:
+        return earlier, None
+    before = f"{earlier.get('world_size')} x {earlier.get('batch_size_per_device')} images a step"
+    return earlier, (
+        f"--resume: the run began with lr {earlier.get('lr'):g} for {before} and goes on with {real}; its lr stays "
+        f"that of its beginning (a new run would have {now.lr:g}). Use the devices and the batch of before, or begin "
+        "a new run."
+    )
+
+
 def _images(number: int) -> str:
     return "1 image" if number == 1 else f"{number} images"

@@ -38,7 +38,7 @@ def config_digest(cfg) -> str:
 
 def dataset_record(dataset) -> dict:
     """Type, size, classes and fingerprint of a (possibly wrapped) data set, for the run record."""
-    parts = _unwrap(dataset)
+    parts = leaf_datasets(dataset)
     metainfo = getattr(dataset, "metainfo", None) or getattr(parts[0], "metainfo", {}) or {}
     prints = [p.fingerprint() for p in parts if hasattr(p, "fingerprint")]
     combined = prints[0] if len(prints) == 1 else text_digest("\n".join(prints)) if prints else None
@@ -50,14 +50,14 @@ def dataset_record(dataset) -> dict:
     }
 
 
-def _unwrap(dataset) -> list:
+def leaf_datasets(dataset) -> list:
     """The innermost data sets of mmengine's RepeatDataset / ConcatDataset wrappers."""
     from sosr_det.data.sample_seeds import SampleSeededDataset
 
     if isinstance(dataset, SampleSeededDataset):
-        return _unwrap(dataset.dataset)
+        return leaf_datasets(dataset.dataset)
     if hasattr(dataset, "datasets"):
-        return [inner for part in dataset.datasets for inner in _unwrap(part)]
+        return [inner for part in dataset.datasets for inner in leaf_datasets(part)]
     if hasattr(dataset, "dataset") and not hasattr(dataset, "fingerprint"):
-        return _unwrap(dataset.dataset)
+        return leaf_datasets(dataset.dataset)
     return [dataset]

@@ -8,6 +8,7 @@ they do not know for the dotted name of any Python function, import it and call 
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 from sosr_det.engine.configs import find_registered, walk_dicts
@@ -16,12 +17,13 @@ from sosr_det.errors import ConfigError
 _BUILT = ("model", "train_dataloader", "val_dataloader", "test_dataloader")
 
 
-def recorded_config(text: str, source: str) -> Any:
+def recorded_config(text: str, source: str, built: Sequence[str] = _BUILT) -> Any:
     """The ``mmengine.config.Config`` that a run record's ``config_text`` holds; nothing in it is run or imported.
 
     Args:
         text: as ``Config.pretty_text`` wrote it.
         source: the record's path, for error messages.
+        built: the sections that something is built from, whose types must be registered.
 
     Raises:
         ConfigError: it is more than assignments of literals, or its model or data name a type that is not registered.
@@ -29,7 +31,7 @@ def recorded_config(text: str, source: str) -> Any:
     from mmengine.config import Config
 
     settings = recorded_values(text, source)
-    for section in _BUILT:
+    for section in built:
         for node in walk_dicts(settings.get(section)):
             kind = node.get("type")
             if kind is not None and (not isinstance(kind, str) or find_registered(kind) is None):

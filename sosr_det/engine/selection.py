@@ -11,7 +11,9 @@ from copy import deepcopy
 from typing import Any
 
 from sosr_det.engine.configs import bare_type, walk_dicts
-from sosr_det.engine.dataset_lists import dataset_leaves, list_names
+from sosr_det.engine.dataset_lists import dataset_leaves, list_names, section_leaves
+from sosr_det.engine.recorded_config import recorded_config
+from sosr_det.engine.run_record import FILE_NAME
 from sosr_det.errors import ConfigError
 
 CHOICES = ("val", "test", "last")
@@ -193,6 +195,47 @@ def _choose_by_something(cfg: Any, choice: str) -> None:
     hooks = cfg.get("default_hooks") or {}
     hook = {"type": "CheckpointHook", "interval": 1, **hook, "save_best": _METRIC[1], "rule": "greater"}
     cfg.default_hooks = ConfigDict({**hooks, "checkpoint": hook})
+
+
+def keep_recorded_data(cfg: Any, began: dict[str, Any]) -> dict[str, Any]:
+    """For a run that is resumed and was begun before selections were recorded: train on all images, as it did.
+
+    Validation and what keeps the best epoch are taken from the config in the record.
+
+    Args:
+        cfg: changed in place.
+        began: the run's record.
+
+    Returns:
+        As :func:`apply_selection`, with ``asked`` None.
+
+    Raises:
+        ConfigError: the recorded config cannot be read.
+    """
+    import mmdet.datasets
+    import mmdet.evaluation  # noqa: F401  what the recorded sections name must be registered
+    from mmengine.config import ConfigDict
+
+    recorded = recorded_config(
+        str(began.get("config_text") or ""),
+        f"{cfg.work_dir}/{FILE_NAME}",
+        ("val_dataloader", "val_evaluator", "val_cfg"),
+    )
+    _use_whole(cfg, "train_dataloader")
+    for key in ("val_dataloader", "val_evaluator", "val_cfg"):
+        cfg[key] = deepcopy(recorded.get(key))
+    if cfg.get("val_dataloader"):
+        for leaf in _voc_leaves(cfg.val_dataloader):  # the data may have moved, and --data-root says where to
+            for current in section_leaves(cfg, "test_dataloader"):
+                if current.get("ann_file") == leaf.get("ann_file") and current.get("data_root"):
+                    leaf["data_root"] = current["data_root"]
+    before = _checkpoint_hook(recorded)
+    hook = {key: value for key, value in _checkpoint_hook(cfg).items() if key not in ("save_best", "rule")}
+    hook |= {key: before[key] for key in ("save_best", "rule") if before.get(key)}
+    cfg.default_hooks = ConfigDict(
+        {**(cfg.get("default_hooks") or {}), "checkpoint": {"type": "CheckpointHook", **hook}}
+    )
+    return {**_as_configured(cfg), "asked": None}
 
 
 def _use_whole(cfg: Any, section: str) -> None:

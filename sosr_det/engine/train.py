@@ -14,7 +14,7 @@ from typing import Any
 from sosr_det.engine.backbone.places import find_backbones
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
 from sosr_det.engine.configs import load_config
-from sosr_det.engine.learning_rate import learning_rate_scaling
+from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.publishing import publish_name, publish_run
 from sosr_det.engine.run_record import (
@@ -171,6 +171,14 @@ def _say_learning_rate(cfg: Any) -> dict[str, Any] | None:
     from mmengine.dist import get_world_size
 
     scaling = learning_rate_scaling(cfg, get_world_size())
+    work_dir = Path(cfg.work_dir)
+    if cfg.get("resume") and (work_dir / FILE_NAME).is_file():
+        began = read_run_record(work_dir)
+        kept, warning = resumed_scaling(scaling, began.get("lr_scaling"), began.get("world_size"))
+        if warning or scaling is None:
+            if warning:
+                _say(f"warning: {warning}")
+            return kept
     if scaling is None:
         return None
     _say(scaling.line())
@@ -257,6 +265,8 @@ def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None, settings:
             hooks.append({"type": hook})
     allowed = (backbone or {}).get("allowed") or options.allow
     for hook in hooks:
+        if hook.get("type") == "DataContractHook":
+            hook["select_on"] = settings["selection"]["on"]
         if hook.get("type") == "BackboneContractHook" and allowed:
             hook["allow"] = [*dict.fromkeys([*hook.get("allow", ()), *allowed])]
     if options.dynamics and "TrainingDynamicsHook" not in present:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sosr_det.engine.found_classes import SCAN, scan_training_classes
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
-from sosr_det.engine.selection import CHOICES, apply_selection
+from sosr_det.engine.selection import CHOICES, apply_selection, keep_recorded_data
 from sosr_det.engine.setup import apply_classes
 from sosr_det.errors import ConfigError
 
@@ -41,6 +41,18 @@ def choose_data(
         classes = list(found)
         lines.append(f"classes found: {', '.join(f'{name} ({count})' for name, count in found.items())}")
     apply_classes(cfg, classes)
+    if began and "selection" not in began and cfg.get("stage", "detection") == "detection":
+        if select_on is not None:
+            raise ConfigError(
+                f"--resume: the run in {cfg.work_dir} was begun before epochs were chosen by --select-on; "
+                f"--select-on {select_on} could train on other images. Leave it out, or use another --work-dir."
+            )
+        settings["selection"] = keep_recorded_data(cfg, began)
+        lines.append(
+            "--resume: this run began before a part was held out, so it goes on training on all images and choosing "
+            f"as it did (on: {settings['selection']['on']})"
+        )
+        return settings, lines
     selection = began.get("selection") or {}
     on = selection.get("on")
     if on in CHOICES:

@@ -15,7 +15,7 @@ import sosr_det.register  # noqa: F401
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.hooks import train_loss_plateau
 from sosr_det.engine.hooks.train_loss_plateau import TrainLossPlateauHook, TrainLossPlateauLR
-from sosr_det.engine.learning_rate import learning_rate_scaling
+from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
 from sosr_det.errors import ConfigError
 
 # ---- the scheduler against PyTorch's own ---------------------------------------------------------------------------
@@ -241,3 +241,24 @@ def test_accumulated_steps_are_said():
         "detection/retinanet_r50-sosr-pre_fpn_1x_voc0712", ["optim_wrapper.accumulative_counts=8"]
     )
     assert "accumulative_counts=8 is not counted" in learning_rate_scaling(cfg, 1).line()
+
+
+@pytest.mark.parametrize("changes", [{}, {"auto_scale_lr.enable": False}, {"train_dataloader.batch_size": 4}])
+@pytest.mark.parametrize("world_size", [1, 8])
+def test_a_resumed_run_keeps_the_rate_it_began_with(changes, world_size):
+    name = "detection/retinanet_r50-sosr-pre_fpn_1x_voc0712"
+    began = learning_rate_scaling(load_config(name), 8).to_dict()
+    now = learning_rate_scaling(
+        load_config(name, [f"{key}={value}" for key, value in changes.items()]), world_size
+    )
+    kept, warning = resumed_scaling(now, began, 8)
+    assert kept == began
+    same = world_size == 8 and "train_dataloader.batch_size" not in changes
+    assert (warning is None) == same
+    if not same:
+        assert "\n" not in warning
+        assert f"began with lr 0.01 for 8 x 2 images a step and goes on with {now.world_size} x" in warning
+    # A record from before the scaling was recorded.
+    kept, warning = resumed_scaling(now, None, 8)
+    assert (warning is None) == (world_size == 8)
+    assert kept == (now.to_dict() if world_size == 8 else None)

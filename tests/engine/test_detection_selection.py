@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 
 import sosr_det.register  # noqa: F401
 from sosr_det.engine.configs import load_config
+from sosr_det.engine.hooks.data_contract import DataContractHook, refuse_shared_images
 from sosr_det.engine.selection import apply_selection, dataset_leaves
 from sosr_det.engine.training_data import choose_data
 from sosr_det.errors import ConfigError, DataError
@@ -324,3 +328,68 @@ def test_a_resumed_run_keeps_its_choice_and_its_classes(tmp_path):
     assert cfg.model.bbox_head.num_classes == 2
     with pytest.raises(ConfigError, match="chooses its epoch on last; --select-on val"):
         choose_data(cfg, None, "val")
+
+
+def test_a_run_begun_before_selections_goes_on_as_it_was(tmp_path):
+    began = load_config(VOC)
+    for leaf in dataset_leaves(began.train_dataloader.dataset):
+        leaf.pop("holdout")
+    began.val_dataloader = began.test_dataloader
+    began.default_hooks.checkpoint.save_best = "voc/map_area"
+    record = {"schema_version": 1, "config_text": began.pretty_text}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    cfg = load_config(VOC)
+    cfg.update({"work_dir": str(tmp_path), "resume": True})
+    settings, lines = choose_data(cfg, None, None)
+    assert images(cfg, "train_dataloader") == [(name, None) for name in TRAINVAL]
+    assert images(cfg, "val_dataloader") == [(TEST, None)]
+    assert cfg.default_hooks.checkpoint.save_best == "voc/map_area"
+    assert settings["selection"]["on"] == "test"
+    assert settings["selection"]["holdout_fraction"] is None
+    (line,) = lines
+    assert "began before a part was held out" in line
+    with pytest.raises(ConfigError, match="begun before"):
+        choose_data(cfg, None, "val")
+
+
+# ---- the images themselves -----------------------------------------------------------------------------------------
+
+
+def voc_data(root, name, **holdout):
+    from sosr_det.data.voc import CheckedVOCDataset
+
+    return CheckedVOCDataset(
+        data_root=str(root),
+        ann_file=f"VOC2007/ImageSets/Main/{name}.txt",
+        data_prefix={"sub_data_root": "VOC2007/"},
+        holdout=holdout or None,
+        test_mode=True,
+        pipeline=[],
+    )
+
+
+def test_images_that_are_trained_on_are_no_validation_set(demo, tmp_path):
+    lists = demo.voc_devkit / "VOC2007" / "ImageSets" / "Main"
+    trainval = (lists / "trainval.txt").read_text().split()
+    root = tmp_path / "devkit"
+    (root / "VOC2007" / "ImageSets" / "Main").mkdir(parents=True)
+    for folder in ("Annotations", "JPEGImages"):
+        (root / "VOC2007" / folder).symlink_to(demo.voc_devkit / "VOC2007" / folder)
+    (root / "VOC2007" / "ImageSets" / "Main" / "val.txt").write_text("\n".join(trainval[3:7]))
+    train, val = voc_data(demo.voc_devkit, "trainval"), voc_data(root, "val")
+    wrapped = type("Wrapper", (), {"dataset": type("Joined", (), {"datasets": [train]})()})()
+    with pytest.raises(
+        DataError, match=rf"4 of the validation images are trained on .*{trainval[3]}.*--select-on"
+    ):
+        refuse_shared_images(wrapped, val)
+    refuse_shared_images(train, voc_data(demo.voc_devkit, "test"))
+    parts = [voc_data(demo.voc_devkit, "trainval", fraction=0.3, part=part) for part in ("train", "val")]
+    refuse_shared_images(*parts)
+    loaders = {
+        f"{name}_dataloader": type("L", (), {"dataset": data})
+        for name, data in (("train", train), ("val", val))
+    }
+    runner = type("Runner", (), {**loaders, "val_loop": 1, "model": torch.nn.Linear(1, 1)})
+    DataContractHook("test").before_train(runner)
+    with pytest.raises(DataError, match="trained on"):
+        DataContractHook("val").before_train(runner)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from sosr_det.engine.provenance import leaf_datasets
 from sosr_det.errors import DataError
 
 
@@ -15,11 +17,18 @@ from sosr_det.errors import DataError
 class DataContractHook(Hook):
     """Before training: train and validation classes agree, and every head has one output per class.
 
+    Args:
+        select_on: how the run chooses its epoch (:mod:`sosr_det.engine.selection`). With ``val``, no image of a VOC
+            data set may be trained on and validated on, however the lists are named: two lists may share images.
+
     Raises (in ``before_train``):
         DataError: names both sides and the option that makes them agree.
     """
 
     priority = "VERY_HIGH"
+
+    def __init__(self, select_on: str | None = None) -> None:
+        self.select_on = select_on
 
     def before_train(self, runner) -> None:
         train_classes = _classes(runner.train_dataloader.dataset)
@@ -30,6 +39,8 @@ class DataContractHook(Hook):
                     f"training and validation data have different classes: {_difference(train_classes, val_classes)}. "
                     "Labels would not mean the same; use one class list for both."
                 )
+            if self.select_on == "val":
+                refuse_shared_images(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
         if not train_classes:
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -41,6 +52,32 @@ class DataContractHook(Hook):
                     f"--cfg-options {name}.num_classes={len(train_classes)}"
                     + ("." if name == "model" else " (or name the classes with --classes).")
                 )
+
+
+def refuse_shared_images(train: Any, val: Any) -> None:
+    """Raise if a VOC-format validation set, within any wrappers, has images of the training set.
+
+    Raises:
+        DataError: how many images are shared, and the first ones.
+    """
+    shared = sorted(image_places(train) & image_places(val))
+    if shared:
+        names = ", ".join(f"{folder}/{name}" for folder, name in shared[:3])
+        raise DataError(
+            f"{len(shared)} of the validation images are trained on ({names}{', …' if len(shared) > 3 else ''}), so "
+            "choosing the epoch on them would favour overfitting. Take them off one of the two lists (VOC's trainval "
+            "holds val), or choose with --select-on test or --select-on last."
+        )
+
+
+def image_places(dataset: Any) -> set[tuple[str, str]]:
+    """(folder of the images without links, image id) of every record of the CheckedVOCDatasets in a data set."""
+    found = set()
+    for part in leaf_datasets(dataset):
+        if type(part).__name__ == "CheckedVOCDataset":  # not imported: that takes MMDetection
+            folder = os.path.realpath(os.path.join(part.sub_data_root, part.img_subdir))
+            found |= {(folder, part.get_data_info(index)["img_id"]) for index in range(len(part))}
+    return found
 
 
 def head_class_counts(model: Any) -> dict[str, int]:
