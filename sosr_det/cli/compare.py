@@ -93,6 +93,7 @@ def compare(
             amp=amp,
             allow=allow or [],
             registry=registry,
+            metric=metric,
             cfg_options=cfg_options or [],
         )
     )
@@ -105,7 +106,11 @@ def compare(
     )
     typer.echo(text)
     if failures:
-        listed = "; ".join(f"{name}: {error} (log: {error.log})" for name, error in failures.items())
+        # One cause often fails all runs: say it once.
+        causes: dict[str, list[str]] = {}
+        for name, error in failures.items():
+            causes.setdefault(str(error), []).append(f"{name} (log: {error.log})")
+        listed = "; ".join(f"{', '.join(names)}: {cause}" for cause, names in causes.items())
         raise SosrError(
             f"{len(failures)} of {len(list(study.cells()))} runs failed: {listed}. The same command tries them again."
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from sosr_det.engine.backbone.places import find_backbones
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
+from sosr_det.engine.config_drift import drift, drift_line
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
@@ -160,6 +161,8 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     record, lines = _settle_on_rank_0(cfg, uri, allow, set_depth and uri not in (None, RANDOM))
     for line in lines:
         logger.warning(line)
+    if options.resume:
+        _warn_of_drift(cfg)
     if start and record:
         record["uri"] = start["uri"]  # the name that it was asked for by, though the tag may have moved
     elif start and start.get("uri"):
@@ -218,6 +221,17 @@ def _resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
             backbone.settings["init_cfg"] = None
         settled = None
     return {**start, "settled": settled}
+
+
+def _warn_of_drift(cfg: Any) -> None:
+    """Say what a resumed run would do otherwise than it did: a forgotten --cfg-options mixes two recipes."""
+    work_dir = Path(cfg.work_dir)
+    if not (work_dir / FILE_NAME).is_file():
+        return
+    source = str(work_dir / FILE_NAME)
+    found = drift(read_run_record(work_dir), source, cfg, dataloaders=["train_dataloader", "val_dataloader"])
+    if found:
+        logger.warning(drift_line(found, doing="resuming", run_dir=work_dir))
 
 
 def _settle_on_rank_0(

@@ -95,11 +95,15 @@ def test_a_dry_run_reports_nothing(command, capsys):
 def test_failed_runs_end_with_an_error_after_the_table(command, capsys):
     failure = RuntimeError("the GPU is on fire")
     failure.log = Path("logs/a_seed-0.log")
-    command.failures = {"a/seed-0": failure}
+    again = RuntimeError("the GPU is on fire")
+    again.log = Path("logs/b_seed-0.log")
+    command.failures = {"a/seed-0": failure, "b/seed-0": again}
     assert call("--config", "c", "--backbones", "A", "B") == 1
     captured = capsys.readouterr()
     assert captured.out == "THE TABLE\n"
-    assert "runs failed: a/seed-0: the GPU is on fire (log: logs/a_seed-0.log)" in captured.err
+    assert (
+        "runs failed: a/seed-0 (log: logs/a_seed-0.log), b/seed-0 (log: logs/b_seed-0.log): the GPU is on fire."
+    ) in captured.err  # one cause is told once
 
 
 def test_twins_that_are_none_end_with_an_error(command, capsys):

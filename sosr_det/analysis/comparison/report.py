@@ -10,10 +10,10 @@ from typing import Any
 from sosr_det.analysis.comparison.collect import Finished, collect
 from sosr_det.analysis.comparison.markdown import write_markdown
 from sosr_det.analysis.comparison.notes import notes_about
-from sosr_det.analysis.comparison.result import METRICS, compute
+from sosr_det.analysis.comparison.result import compute
 from sosr_det.analysis.comparison.text import terminal, verdicts
 from sosr_det.engine.compare.proof import prove_pairs
-from sosr_det.engine.compare.study import Study
+from sosr_det.engine.compare.study import METRICS, Study
 from sosr_det.engine.provenance import git_commit, library_versions, utc_now
 from sosr_det.engine.studies.records import replace_text
 from sosr_det.errors import ConfigError

@@ -19,7 +19,6 @@ from sosr_det.evaluation.bootstrap import (
     resample_detections,
 )
 
-METRICS = {"detection": ("map_11point", "map_area"), "classification": ("top1",)}
 LEVEL = 0.95
 
 

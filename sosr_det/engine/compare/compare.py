@@ -22,9 +22,11 @@ from sosr_det.engine.compare.cell import (
     train_command,
     training_mode,
 )
+from sosr_det.engine.compare.preflight import check_arms
 from sosr_det.engine.compare.study import (
     CLASSIFICATION,
     DETECTION,
+    METRICS,
     Cell,
     Study,
     read_study,
@@ -57,6 +59,7 @@ class CompareOptions:
     amp: bool = False
     allow: Sequence[str] = ()
     registry: str | Path | None = None
+    metric: str | None = None
     cfg_options: Sequence[str] = field(default_factory=list)
 
 
@@ -100,6 +103,10 @@ def _plan(options: CompareOptions) -> Study:
     study = Study(folder, kind, arms, list(parse_seeds(options.seeds)), _shared(options), pinned)
     if before is not None:
         study.grown = before.grown + require_same_study(before, study, extend=options.extend)
+    if options.metric is not None and options.metric not in METRICS[kind]:
+        raise ConfigError(f"--metric {options.metric}: this comparison has {', '.join(METRICS[kind])}.")
+    if any(read_done(cell) is None for cell in study.cells()):
+        check_arms(configs, arms, options)
     return study
 
 

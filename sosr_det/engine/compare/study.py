@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 _PLACES = ("data_root", "registry")
 
 DETECTION, CLASSIFICATION = "detection", "classification"
+METRICS = {DETECTION: ("map_11point", "map_area"), CLASSIFICATION: ("top1",)}  # the first is the verdict's
 # The file that a test leaves for each kind, and the key of the evaluator's argument that names it.
 PREDICTIONS = {DETECTION: "detections.npz", CLASSIFICATION: "predictions.npz"}
 

@@ -24,8 +24,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
                 f"got {text!r}"
             )
         first, last = int(found[1]), int(found[2] or found[1])
-        if last < first or last - first >= _MOST:
+        if last < first:
             raise ConfigError(f"--seeds {text}: {part} is no range of seeds; give the smaller one first.")
+        if last - first >= _MOST:
+            raise ConfigError(f"--seeds {text}: {part} is more than {_MOST:,} seeds; is that meant?")
         seeds += range(first, last + 1)
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"--seeds {text}: a seed is given twice; its runs would be the same")

@@ -286,3 +286,10 @@ def test_a_folder_of_something_else(text, runs, tmp_path, compare):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a run"):
         compare(tmp_path)
+
+
+def test_an_unknown_metric_is_refused_before_anything_runs(tmp_path, runs, compare):
+    with pytest.raises(ConfigError, match="--metric map: this comparison has top1"):
+        compare(tmp_path / "c", metric="map")
+    assert not runs.commands
+    assert not (tmp_path / "c").exists()
