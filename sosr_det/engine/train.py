@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,9 +30,9 @@ from sosr_det.engine.setup import (
     init_distributed,
     require_disk_space,
 )
+from sosr_det.engine.signals import sigterm_unwinds
 from sosr_det.engine.training_data import choose_data
 from sosr_det.engine.work_dir import (
-    TERMINATED,
     after_interrupt,
     claim_work_dir,
     clean_up_after,
@@ -75,6 +74,7 @@ class TrainOptions:
     cfg_options: Sequence[str] = field(default_factory=list)
 
 
+@sigterm_unwinds()  # so that the record says so
 def run_training(options: TrainOptions) -> Path:
     """Train, record and publish; returns the work directory.
 
@@ -98,8 +98,6 @@ def run_training(options: TrainOptions) -> Path:
     _add_hooks(cfg, options, backbone, settings)
     created = make_folder(work_dir)
     runner = None
-    # torchrun and Slurm end processes with SIGTERM: unwind as for Ctrl-C, so that the record says so.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         runner = build_runner(cfg, for_training=True)
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())

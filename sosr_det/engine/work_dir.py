@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.configs import walk_dicts
 from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
+from sosr_det.engine.signals import TERMINATED
 from sosr_det.errors import CheckpointError, ConfigError
-
-TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell reports it
 
 _LONGEST_PATH = 4096  # characters
 

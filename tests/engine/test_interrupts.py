@@ -50,7 +50,9 @@ def test_a_signal_in_the_second_epoch(train, tmp_path, monkeypatch, ctrl_c, numb
             "before_train_iter",
             lambda self, runner, *args, **kwargs: runner.epoch == 1 and os.kill(os.getpid(), number),
         )
+        before = signal.getsignal(signal.SIGTERM)
         assert train() == (code, "interrupted; continue with --resume")
+    assert signal.getsignal(signal.SIGTERM) == before  # processes that are forked later end at once
     record = read_run_record(tmp_path / "run")
     assert (record["status"], len(record["epochs"])) == ("interrupted", 1)
     assert train("--resume")[0] == 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import shlex
-import signal
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from sosr_det.engine.compare.study import (
     require_same_study,
 )
 from sosr_det.engine.configs import bare_type, load_config
+from sosr_det.engine.signals import sigterm_unwinds
 from sosr_det.engine.studies.process import Processes, hold_lock
 from sosr_det.engine.studies.seeds import parse_seeds
 from sosr_det.errors import ConfigError
@@ -179,6 +178,7 @@ def visible_devices(devices: Sequence[str]) -> list[str]:
     return [left[int(each)] for each in devices]
 
 
+@sigterm_unwinds()  # so that the running trainings are stopped too
 def _work(study: Study, options: CompareOptions, devices: list[str], failures: dict[str, CellFailed]) -> None:
     try:
         study.folder.mkdir(parents=True, exist_ok=True)
@@ -191,9 +191,6 @@ def _work(study: Study, options: CompareOptions, devices: list[str], failures: d
         study.write()
     jobs = options.jobs or max(1, len(devices))
     pool = _Pool(study, failures)
-    if threading.current_thread() is threading.main_thread():
-        # Unwind as for Ctrl-C, so that the running trainings are stopped too.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pool.run(jobs, devices)
 
 

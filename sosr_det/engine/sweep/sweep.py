@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from typing import Any
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.provenance import config_digest, text_digest
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
+from sosr_det.engine.signals import sigterm_unwinds
 from sosr_det.engine.studies.process import hold_lock, how_ended, last_error, run_process
 from sosr_det.engine.studies.records import completed_record, last_checkpoint
 from sosr_det.engine.studies.seeds import parse_seeds
@@ -201,11 +200,9 @@ class _Sweep:
 
     # ---- work ------------------------------------------------------------------------------------------------------
 
+    @sigterm_unwinds()  # so that the running trial is stopped too
     def work(self) -> None:
         """Run every point that is not done and that no other process is running, each once."""
-        if threading.current_thread() is threading.main_thread():
-            # Unwind as for Ctrl-C, so that the running trial is stopped too.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         for number, point in enumerate(self.points, start=1):
             with self._point_lock(point) as lock:
                 if lock is None:
