@@ -45,7 +45,7 @@ echo
 sosr-det registry show resnet18-demo-sosr
 cat << END
 
-pictures of detections beside the ground truth: $out/pictures/
+what each detector gets wrong: $out/runs/detection-*/test/report/index.html    all detections drawn: $out/pictures/
 logs: $out/logs/    curves: tensorboard --logdir $out/runs
 Drawn data, one seed, minutes of training: this shows that every stage works and hands over exact weights.
 It says nothing about whether SOSR helps; the paper's claims need the paper's data.
