@@ -193,26 +193,34 @@ def test_a_web_server_in_trouble_is_not_an_empty_one(trouble, monkeypatch, state
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
     )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/registry"
-    registry = open_registry(url)
-    digest = registry.resolve("sosr://r50").digest
-    registry.load("sosr://r50")
-    broken.append(True)
-    if trouble == "gone":
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def close():  # without the shutdown the thread would go on for ever, asking a closed socket
         server.shutdown()
         server.server_close()
-    said = {"gone": "cannot be reached", 503: "the store failed", 403: "access denied"}[trouble]
-    for ask in (
-        lambda: open_registry(url).resolve("sosr://r50"),
-        lambda: registry.resolve("sosr://r50"),
-        lambda: registry.list_refs(),
-    ):
-        with pytest.raises(RegistryError, match=said):
-            ask()
-    monkeypatch.setenv("SOSR_OFFLINE", "1")  # nothing of what was seen is forgotten
-    assert open_registry(url).resolve("sosr://r50").digest == digest
-    server.server_close()
+        thread.join(10)
+
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/registry"
+        registry = open_registry(url)
+        digest = registry.resolve("sosr://r50").digest
+        registry.load("sosr://r50")
+        broken.append(True)
+        if trouble == "gone":
+            close()
+        said = {"gone": "cannot be reached", 503: "the store failed", 403: "access denied"}[trouble]
+        for ask in (
+            lambda: open_registry(url).resolve("sosr://r50"),
+            lambda: registry.resolve("sosr://r50"),
+            lambda: registry.list_refs(),
+        ):
+            with pytest.raises(RegistryError, match=said):
+                ask()
+        monkeypatch.setenv("SOSR_OFFLINE", "1")  # nothing of what was seen is forgotten
+        assert open_registry(url).resolve("sosr://r50").digest == digest
+    finally:
+        close()
 
 
 def test_a_store_with_folders_and_no_conditions_works_too(tmp_path, state, fields, caplog):
