@@ -99,7 +99,8 @@ def train(
     The stage comes from the config. The best epoch of a classification stage is published to the registry
     under the config's name when the run ends; a detector only where --publish-as or the config names it.
     """
-    from sosr_det.engine.train import TrainOptions, run_training
+    from sosr_det.engine.train import run_training
+    from sosr_det.engine.train_options import TrainOptions
 
     run_training(
         TrainOptions(

@@ -20,8 +20,10 @@ def zoo(
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Backbone to swap in: sosr://NAME, or a URI or file as `sosr-det swap` takes. "
-                     "Default: a ResNet-50 with random weights, in a temporary registry."),
+        typer.Option(
+            help="Backbone to swap in: sosr://NAME, or a URI or file as `sosr-det swap` takes. "
+            "Default: a ResNet-50 with random weights, in a temporary registry."
+        ),
     ] = None,
     registry: Annotated[
         str | None, typer.Option(help="Registry that has it. Default: $SOSR_REGISTRY, else ./registry.")
@@ -34,8 +36,12 @@ def zoo(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Families at a time, which share the cores.")] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --json FILE: try what is missing in it or failed; "
-                           "families that are named are tried in any case.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with --json FILE: try what is missing in it or failed; "
+            "families that are named are tried in any case.",
+        ),
     ] = False,
     image_size: Annotated[int, typer.Option(min=64, help="Side of the images, pixels.")] = 128,
     time_limit: Annotated[float, typer.Option(min=1, help="Seconds for one family.")] = 300,

@@ -187,7 +187,9 @@ def _near_package_configs(name: str) -> str:
         same = [other for other in names if folder and other.rpartition("/")[0] == folder]
         for among in filter(None, (same, names)):
             if near := difflib.get_close_matches(wanted, among, n=3, cutoff=0.6):
-                return f"{package} has no such config. Near names: {', '.join(f'{package}::{n}' for n in near)}."
+                return (
+                    f"{package} has no such config. Near names: {', '.join(f'{package}::{n}' for n in near)}."
+                )
     return ""
 
 

@@ -6,17 +6,15 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sosr_det.engine.backbone.places import find_backbones
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
-from sosr_det.engine.config_drift import drift, drift_line
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.publishing import publish_name, publish_run
+from sosr_det.engine.resumed_start import resumed_start, warn_of_drift
 from sosr_det.engine.run_record import (
     FILE_NAME,
     kept_checkpoint,
@@ -31,6 +29,8 @@ from sosr_det.engine.setup import (
     require_disk_space,
 )
 from sosr_det.engine.signals import sigterm_unwinds
+from sosr_det.engine.train_hooks import add_hooks
+from sosr_det.engine.train_options import TrainOptions
 from sosr_det.engine.training_data import choose_data
 from sosr_det.engine.work_dir import (
     after_interrupt,
@@ -46,32 +46,6 @@ logger = logging.getLogger("sosr_det")
 
 # Bytes kept per parameter byte: weights and momentum, in the last, the best and the file being written.
 _CHECKPOINT_FACTOR = 6
-
-
-@dataclass
-class TrainOptions:
-    """What the command line can change about a config; see ``sosr-det train --help``."""
-
-    config: str
-    work_dir: Path | None = None
-    data_root: Path | None = None
-    backbone: str | None = None
-    allow: Sequence[str] = ()
-    set_depth: bool = False
-    classes: Sequence[str] | str | None = None  # names, or "scan"
-    select_on: str | None = None
-    seed: int | None = None
-    total_epochs: int | None = None
-    resume: bool = False
-    overwrite: bool = False
-    amp: bool = False
-    dynamics: bool = False
-    paired: bool = False
-    publish: bool = True
-    publish_as: str | None = None
-    registry: str | Path | None = None
-    launcher: str = "none"
-    cfg_options: Sequence[str] = field(default_factory=list)
 
 
 @sigterm_unwinds()  # so that the record says so
@@ -95,7 +69,7 @@ def run_training(options: TrainOptions) -> Path:
     claim_work_dir(cfg, work_dir, resume=options.resume, overwrite=options.overwrite)
     apply_paired(cfg, options.paired)
     settings["lr_scaling"] = _say_learning_rate(cfg)
-    _add_hooks(cfg, options, backbone, settings)
+    add_hooks(cfg, options, backbone, settings)
     created = make_folder(work_dir)
     runner = None
     try:
@@ -149,7 +123,7 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     if set_depth and not options.resume and uri in (None, RANDOM):
         raise ConfigError("--set-depth takes over the depth of the weights that --backbone names; give both.")
     if options.resume:
-        start = _resumed_start(cfg, options)
+        start = resumed_start(cfg, options)
     if start:
         uri, allow = start["settled"], [*start.get("allowed", ()), *allow]
         set_depth = set_depth or bool(start.get("set_depth"))
@@ -160,7 +134,7 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     for line in lines:
         logger.warning(line)
     if options.resume:
-        _warn_of_drift(cfg)
+        warn_of_drift(cfg)
     if start and record:
         record["uri"] = start["uri"]  # the name that it was asked for by, though the tag may have moved
     elif start and start.get("uri"):
@@ -194,44 +168,6 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
-    """A resumed run continues from its own checkpoint and stays the child of the backbone it started from.
-
-    Returns:
-        The record of that backbone with ``settled``, the URI to put under the config again, which is None for a file
-        that is gone: a resumed run does not need it. None where there was no backbone.
-    """
-    cfg.load_from = None
-    work_dir = Path(cfg.work_dir)
-    if not (work_dir / FILE_NAME).is_file():
-        return None
-    start = read_run_record(work_dir).get("backbone")
-    if options.backbone and options.backbone not in ((start or {}).values() if start else ("random",)):
-        raise ConfigError(
-            f"--resume: the run in {work_dir} started from {start['uri'] if start else 'random weights'}; "
-            f"--backbone {options.backbone} would be another run. Leave it out, or use another --work-dir."
-        )
-    if not start:
-        return {"settled": RANDOM} if options.backbone == RANDOM else None
-    settled = start.get("pinned_uri") or start["uri"]
-    if "://" not in settled and not Path(settled).is_file():
-        for backbone in find_backbones(cfg.model):  # the config's own would be another one
-            backbone.settings["init_cfg"] = None
-        settled = None
-    return {**start, "settled": settled}
-
-
-def _warn_of_drift(cfg: Any) -> None:
-    """Say what a resumed run would do otherwise than it did: a forgotten --cfg-options mixes two recipes."""
-    work_dir = Path(cfg.work_dir)
-    if not (work_dir / FILE_NAME).is_file():
-        return
-    source = str(work_dir / FILE_NAME)
-    found = drift(read_run_record(work_dir), source, cfg, dataloaders=["train_dataloader", "val_dataloader"])
-    if found:
-        logger.warning(drift_line(found, doing="resuming", run_dir=work_dir))
-
-
 def _settle_on_rank_0(
     cfg: Any, uri: str | None, allow: Sequence[str], set_depth: bool
 ) -> tuple[dict | None, list[str]]:
@@ -257,48 +193,6 @@ def _settle_on_rank_0(
     cfg.model = resolved["model"]  # as a whole: merging would keep what rank 0 removed
     cfg.load_from = resolved.get("load_from")
     return value[0], value[1] if rank == 0 else []
-
-
-def _add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None, settings: dict[str, Any]) -> None:
-    """The hooks that every run carries, whichever config it came from."""
-    hooks = list(cfg.get("custom_hooks") or [])
-    present = {hook.get("type") for hook in hooks}
-    for hook in (
-        "DataContractHook",
-        "BackboneContractHook",
-        "DivergenceHook",
-        "LossEpochHook",
-        "RankZeroBuffersHook",
-        "ThroughputHook",
-        "TrainLossPlateauHook",
-        "PlainCheckpointHook",
-    ):
-        if hook not in present:
-            hooks.append({"type": hook})
-    allowed = (backbone or {}).get("allowed") or options.allow
-    for hook in hooks:
-        if hook.get("type") == "DataContractHook":
-            hook["select_on"] = settings["selection"]["on"]
-        if hook.get("type") == "BackboneContractHook" and allowed:
-            hook["allow"] = [*dict.fromkeys([*hook.get("allow", ()), *allowed])]
-    if options.dynamics and "TrainingDynamicsHook" not in present:
-        if cfg.get("stage", "detection") == "detection":
-            raise ConfigError(
-                "--dynamics records how a classifier learns; a detection run has no such figures."
-            )
-        hooks.append({"type": "TrainingDynamicsHook"})
-    hooks.append(
-        {
-            "type": "RunRecordHook",
-            "stage": cfg.get("stage", "detection"),
-            "config_name": Path(options.config).stem,
-            "backbone": backbone,
-            "replace_run": options.overwrite,
-            "settings": settings,
-        }
-    )
-    hooks.append({"type": "DueValidationHook"})  # reads what RunRecordHook has just written
-    cfg.custom_hooks = hooks
 
 
 def _finish(work_dir: Path, name: str | None) -> None:

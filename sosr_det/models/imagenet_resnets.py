@@ -65,5 +65,7 @@ def set_style(network: nn.Module, style: str) -> nn.Module:
             if not hasattr(block, "conv3"):
                 continue
             stride = max(block.conv1.stride, block.conv2.stride)
-            block.conv1.stride, block.conv2.stride = ((1, 1), stride) if style == "pytorch" else (stride, (1, 1))
+            block.conv1.stride, block.conv2.stride = (
+                ((1, 1), stride) if style == "pytorch" else (stride, (1, 1))
+            )
     return network

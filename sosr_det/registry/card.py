@@ -211,7 +211,9 @@ def _training(entry: Entry) -> list[str]:
     else:
         lines.append(f"- Published with {_or_not(versions)}; what it was trained with is not recorded.")
     if manifest.notes:
-        block = code_block(clean_lines(manifest.notes), "text")  # inside the list's item, where no line ends it
+        block = code_block(
+            clean_lines(manifest.notes), "text"
+        )  # inside the list's item, where no line ends it
         lines += ["- Notes of the publisher:", "", *(f"  {line}".rstrip() for line in block)]
     return lines
 
@@ -254,7 +256,9 @@ def _results(manifest: Manifest) -> list[str]:
     lines = [f"{verb} {code_span(_measured_on(manifest))}"]
     lines[0] += f", {count} samples" if isinstance(count, int) else ""
     lines[0] += f", fingerprint {code_span(fingerprint)}" if isinstance(fingerprint, str) else ""
-    lines[0] += "." if measured or manifest.is_imported else "; the manifest does not say on which part of it."
+    lines[0] += (
+        "." if measured or manifest.is_imported else "; the manifest does not say on which part of it."
+    )
     main = _main_metrics(manifest)
     per_class = {name: value for name, value in manifest.metrics.items() if name.startswith(_PER_CLASS[0])}
     lines += [
@@ -266,7 +270,9 @@ def _results(manifest: Manifest) -> list[str]:
             [code_span(name.partition("/")[2]), metric_text(name, value)] for name, value in per_class.items()
         ]
         lines += ["", *_table(["class", "VOC AP, 11-point"], sorted(rows))]
-    others = [name for name in sorted(manifest.metrics.keys() - main.keys()) if not name.startswith(_PER_CLASS)]
+    others = [
+        name for name in sorted(manifest.metrics.keys() - main.keys()) if not name.startswith(_PER_CLASS)
+    ]
     if others:
         texts = [f"{code_span(name)} {manifest.metrics[name]:.6g}" for name in others]
         lines += ["", f"Also recorded, as reported: {', '.join(texts)}."]

@@ -36,7 +36,9 @@ class RegistryLayout:
         given = os.fspath(root) if root is not None else os.environ.get(ENV_ROOT) or "registry"
         if _URL.match(given):
             if "://" in given:  # only from Python: the commands open these
-                raise RegistryError(f"{given} is the URL of a store, not a folder; `open_registry` opens both.")
+                raise RegistryError(
+                    f"{given} is the URL of a store, not a folder; `open_registry` opens both."
+                )
             meant = given.replace(":/", "://", 1)
             raise RegistryError(f"{given} is neither a folder nor the URL of a store; did you mean {meant}?")
         # The folder itself may be reached through links; below it none are followed.

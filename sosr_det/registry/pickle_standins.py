@@ -38,9 +38,7 @@ class History(StandIn):
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict):
             raise UnpicklingError("unexpected state of a HistoryBuffer")
-        max_length, log, count = (
-            state.get(key) for key in ("max_length", "_log_history", "_count_history")
-        )
+        max_length, log, count = (state.get(key) for key in ("max_length", "_log_history", "_count_history"))
         if type(max_length) is not int or not (isinstance(log, Array) and isinstance(count, Array)):
             raise UnpicklingError("unexpected state of a HistoryBuffer")
         self.max_length, self.log, self.count = max_length, log, count

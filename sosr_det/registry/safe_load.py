@@ -274,5 +274,7 @@ def _first_line(error: BaseException) -> str:
             # torch goes on to say how to allow the class; that is not our advice.
             return line.partition("WeightsUnpickler error: ")[2].partition(" Please use")[0][:200]
     # How to load a file without protection is not our advice either.
-    own = [line for line in lines if not line.startswith(("Weights only load failed", "Check the documentation"))]
+    own = [
+        line for line in lines if not line.startswith(("Weights only load failed", "Check the documentation"))
+    ]
     return (own or lines or ["no message"])[0][:200]

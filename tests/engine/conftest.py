@@ -8,7 +8,8 @@ import pytest
 
 import sosr_det.register  # noqa: F401
 from sosr_det.data.demo import DemoSize, generate_demo_data
-from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.engine.train import run_training
+from sosr_det.engine.train_options import TrainOptions
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from sosr_det.engine.configs import load_config
 from sosr_det.engine.evaluate import TestOptions, evaluate_checkpoint
 from sosr_det.engine.inference_settings import InferenceSettings
 from sosr_det.engine.run_record import read_run_record
-from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.engine.train import run_training
+from sosr_det.engine.train_options import TrainOptions
 from sosr_det.errors import ConfigError
 from sosr_det.evaluation.saved_detections import read_detections_file
 from sosr_det.registry import Registry, tensors_digest

@@ -7,7 +7,8 @@ import json
 import torch
 
 from sosr_det.engine.configs import find_config
-from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.engine.train import run_training
+from sosr_det.engine.train_options import TrainOptions
 
 OPTIONS = [
     "train_dataloader.num_workers=0",

@@ -14,7 +14,8 @@ from sosr_det.cli.main import app
 from sosr_det.engine.evaluate import TestOptions, run_test
 from sosr_det.engine.publishing import export_run, publish_name
 from sosr_det.engine.run_record import read_run_record
-from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.engine.train import run_training
+from sosr_det.engine.train_options import TrainOptions
 from sosr_det.errors import CheckpointError, ConfigError
 from sosr_det.models import build_backbone
 from sosr_det.registry import Registry, tensors_digest

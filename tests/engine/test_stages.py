@@ -12,7 +12,8 @@ from sosr_det.analysis.pipeline_table import collect_rows, render_rows
 from sosr_det.engine.evaluate import TestOptions, run_test
 from sosr_det.engine.publishing import export_run
 from sosr_det.engine.run_record import read_run_record
-from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.engine.train import run_training
+from sosr_det.engine.train_options import TrainOptions
 from sosr_det.errors import (
     BackboneMismatchError,
     CheckpointError,

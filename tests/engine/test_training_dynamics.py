@@ -22,7 +22,8 @@ from sosr_det.engine.dynamics_record import read_dynamics, read_features, write_
 from sosr_det.engine.hooks import TrainingDynamicsHook
 from sosr_det.engine.recompute import measure_unrecorded_runs
 from sosr_det.engine.run_record import read_run_record
-from sosr_det.engine.train import TrainOptions, run_training
+from sosr_det.engine.train import run_training
+from sosr_det.engine.train_options import TrainOptions
 from sosr_det.errors import CheckpointError, ConfigError, TrainingDivergedError
 
 NUM_CLASSES, PER_CLASS = 3, {"train": 8, "val": 5}

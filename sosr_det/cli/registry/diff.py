@@ -86,7 +86,9 @@ def _print(a: Entry, b: Entry, diff: EntryDiff, top: int) -> None:
         typer.echo(f"\n{bold('recipe')}")
         typer.echo("\n".join(_coloured(clean(line.replace("\t", "    "))) for line in diff.recipe))
     typer.echo(f"\n{bold('tensors')}")
-    typer.echo("\n".join(f"  {line}".rstrip() for line in _tensor_lines(diff.same_weights, diff.tensors, top)))
+    typer.echo(
+        "\n".join(f"  {line}".rstrip() for line in _tensor_lines(diff.same_weights, diff.tensors, top))
+    )
 
 
 def _section(title: str, rows: list[list[str]], titles: list[str]) -> None:

@@ -127,7 +127,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 def _cells(row: dict[str, Any], with_kind: bool) -> list[str]:
     if row["error"] is not None:
         kind = ["-"] if with_kind else []
-        return [row["name"], ",".join(row["tags"]), *kind, "DAMAGED" if row["damaged"] else "unreadable", *"-------"]
+        return [
+            row["name"],
+            ",".join(row["tags"]),
+            *kind,
+            "DAMAGED" if row["damaged"] else "unreadable",
+            *"-------",
+        ]
     voc_map = _fixed(row["map"], 1)
     if row["num_detectors"]:
         voc_map += f" ({row['num_detectors']})"

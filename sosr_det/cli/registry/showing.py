@@ -193,7 +193,10 @@ def _origin(entry: Entry) -> list[tuple[str, str]]:
             )
     return [
         *pairs,
-        ("classes", f"{len(manifest.classes)}, sha256:{manifest.classes_sha256}" if manifest.classes else "-"),
+        (
+            "classes",
+            f"{len(manifest.classes)}, sha256:{manifest.classes_sha256}" if manifest.classes else "-",
+        ),
         ("seed", "-" if manifest.seed is None else str(manifest.seed)),
         ("git commit", manifest.git_commit or "-"),
         ("imported with" if manifest.is_imported else "libraries", versions or "-"),
