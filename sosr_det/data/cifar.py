@@ -12,8 +12,9 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from sosr_det.data.class_folders import read_class_folders
+from sosr_det.data.decode.encoded import EncodedImage
 from sosr_det.data.image_dataset import ClassificationDataset, require_folder
-from sosr_det.errors import DataError
+from sosr_det.errors import ConfigError, DataError
 
 _PUBLISHED = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -64,6 +65,15 @@ class CIFAR(ClassificationDataset):
         if self._images is None:
             return super().read_image(index)
         return self._images[index].clone()  # a transform in place must not change the stored image
+
+    def read_encoded(self, index: int) -> EncodedImage:
+        """The stored file, where the images are files."""
+        if self._images is not None:
+            raise ConfigError(
+                f"the published {self.name} files hold pixels, not image files: a pipeline for them cannot begin with "
+                "a transform that decodes. Use torchvision's transform of the same kind."
+            )
+        return super().read_encoded(index)
 
 
 def _remedy(name: str) -> str:

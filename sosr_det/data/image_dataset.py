@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
+from sosr_det.data.decode.encoded import EncodedImage, takes_encoded, undecodable
 from sosr_det.data.transforms import build_pipeline
 from sosr_det.errors import DataError
 
@@ -25,7 +26,8 @@ class ClassificationDataset(torch.utils.data.Dataset):
         root: folder of the data set, for messages and relative paths.
         samples: ``(path, label)`` pairs, label in ``[0, len(classes))``.
         classes: class names by label.
-        pipeline: transform configs, applied in order to the decoded uint8 image.
+        pipeline: transform configs, applied in order to the decoded uint8 image, or, where the first of them decodes
+            (:mod:`sosr_det.data.decode`), to the file's bytes.
 
     Raises:
         DataError: no samples at all, or a class without a sample.
@@ -52,7 +54,8 @@ class ClassificationDataset(torch.utils.data.Dataset):
         # Paths as one relative string each keep the per-worker copy small.
         self._relative_paths = [str(Path(path).relative_to(self.root)) for path, _ in samples]
         self._labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        self.transform: Callable[[Tensor], Tensor] = build_pipeline(pipeline)
+        self.transform: Callable[[Tensor | EncodedImage], Tensor] = build_pipeline(pipeline)
+        self._takes_encoded = takes_encoded(self.transform)
 
     @property
     def metainfo(self) -> dict:
@@ -63,11 +66,20 @@ class ClassificationDataset(torch.utils.data.Dataset):
         return len(self._relative_paths)
 
     def __getitem__(self, index: int) -> dict:
-        return {"inputs": self.transform(self.read_image(index)), "labels": int(self._labels[index])}
+        image = self.read_encoded(index) if self._takes_encoded else self.read_image(index)
+        return {"inputs": self.transform(image), "labels": int(self._labels[index])}
 
     def read_image(self, index: int) -> Tensor:
         """The stored image, before the pipeline: uint8 ``[3, H, W]`` in RGB."""
         return read_rgb_image(self.root / self._relative_paths[index])
+
+    def read_encoded(self, index: int) -> EncodedImage:
+        """The stored file, for a pipeline that decodes it itself."""
+        path = self.root / self._relative_paths[index]
+        try:
+            return EncodedImage(path.read_bytes(), str(path))
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def sample_name(self, index: int) -> str:
         """What messages call the sample: its path."""
@@ -91,15 +103,13 @@ def read_rgb_image(path: Path) -> Tensor:
     try:
         return decode_image(str(path), mode=ImageReadMode.RGB)
     except (RuntimeError, OSError) as error:
-        if not Path(path).exists():
-            raise DataError(
-                f"image {path} is missing; was the data set moved or changed during the run?"
-            ) from error
-        size = Path(path).stat().st_size
-        raise DataError(
-            f"image {path} ({size} bytes) cannot be decoded: {str(error).splitlines()[0]}. "
-            "Replace the file from the original archive, or remove it from the data set."
-        ) from error
+        raise _unreadable(Path(path), error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if not path.exists():
+        return DataError(f"image {path} is missing; was the data set moved or changed during the run?")
+    return undecodable(str(path), path.stat().st_size, error)
 
 
 def require_folder(path: Path, what: str, remedy: str) -> Path:
