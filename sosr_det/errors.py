@@ -20,6 +20,10 @@ class DataError(SosrError):
     """A data set is missing, incomplete or damaged."""
 
 
+class UnreadableImageError(DataError):
+    """One image is missing or cannot be decoded; the data set is in order otherwise."""
+
+
 class CheckpointError(SosrError):
     """A checkpoint file is missing, damaged, unsafe or not what the stage needs."""
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from sosr_det.data.decode.encoded import EncodedImage, takes_encoded, undecodable
+from sosr_det.data.image_index.index import ImageIndex
 from sosr_det.data.transforms import build_pipeline
-from sosr_det.errors import DataError
+from sosr_det.errors import DataError, UnreadableImageError
 
 # What `read_rgb_image` can decode.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -24,7 +23,7 @@ class ClassificationDataset(torch.utils.data.Dataset):
 
     Args:
         root: folder of the data set, for messages and relative paths.
-        samples: ``(path, label)`` pairs, label in ``[0, len(classes))``.
+        samples: ``(path, label)`` pairs, label in ``[0, len(classes))``; or a ready index, which is taken as it is.
         classes: class names by label.
         pipeline: transform configs, applied in order to the decoded uint8 image, or, where the first of them decodes
             (:mod:`sosr_det.data.decode`), to the file's bytes.
@@ -36,13 +35,17 @@ class ClassificationDataset(torch.utils.data.Dataset):
     def __init__(
         self,
         root: Path,
-        samples: Sequence[tuple[Path, int]],
+        samples: Sequence[tuple[Path, int]] | ImageIndex,
         classes: Sequence[str],
         pipeline: Sequence[dict],
     ) -> None:
         self.root = Path(root)
         self.classes = list(classes)
-        counts = Counter(label for _, label in samples)
+        if not isinstance(samples, ImageIndex):
+            relative = ((Path(path).relative_to(self.root).as_posix(), label) for path, label in samples)
+            samples = ImageIndex.from_samples(relative, classes)
+        self.index = samples
+        counts = np.bincount(samples.labels, minlength=len(self.classes))
         empty = [name for label, name in enumerate(self.classes) if counts[label] == 0]
         if empty:
             shown = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
@@ -51,65 +54,95 @@ class ClassificationDataset(torch.utils.data.Dataset):
                 f"Every class needs at least one file ending in {' '.join(IMAGE_SUFFIXES)}; "
                 "remove the empty class folders or fill them."
             )
-        # Paths as one relative string each keep the per-worker copy small.
-        self._relative_paths = [str(Path(path).relative_to(self.root)) for path, _ in samples]
-        self._labels = torch.tensor([label for _, label in samples], dtype=torch.int64)
-        self.transform: Callable[[Tensor | EncodedImage], Tensor] = build_pipeline(pipeline)
-        self._takes_encoded = takes_encoded(self.transform)
+        self.transform: Callable[[Tensor], Tensor] = build_pipeline(pipeline)
 
     @property
     def metainfo(self) -> dict:
         """``dict(classes=(...))``: what mmengine stores in checkpoints and gives to evaluators."""
         return {"classes": tuple(self.classes)}
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 ``[N]``, read-only: the label of each image."""
+        return self.index.labels
+
     def __len__(self) -> int:
-        return len(self._relative_paths)
+        return len(self.index)
 
     def __getitem__(self, index: int) -> dict:
-        image = self.read_encoded(index) if self._takes_encoded else self.read_image(index)
-        return {"inputs": self.transform(image), "labels": int(self._labels[index])}
+        return {"inputs": self.transform(self.read_image(index)), "labels": int(self.index.labels[index])}
 
     def read_image(self, index: int) -> Tensor:
         """The stored image, before the pipeline: uint8 ``[3, H, W]`` in RGB."""
-        return read_rgb_image(self.root / self._relative_paths[index])
+        return decode_rgb_image(self.read_encoded(index), self.sample_name(index))
 
-    def read_encoded(self, index: int) -> EncodedImage:
-        """The stored file, for a pipeline that decodes it itself."""
-        path = self.root / self._relative_paths[index]
-        try:
-            return EncodedImage(path.read_bytes(), str(path))
-        except OSError as error:
-            raise _unreadable(path, error) from error
+    def read_encoded(self, index: int) -> bytes:
+        """The stored file, as it is.
+
+        Raises:
+            UnreadableImageError: it is missing or cannot be read.
+        """
+        return read_image_file(self.root / self.index.path(index))
 
     def sample_name(self, index: int) -> str:
         """What messages call the sample: its path."""
-        return str(self.root / self._relative_paths[index])
+        return str(self.root / self.index.path(index))
 
     def fingerprint(self) -> str:
         """sha256 over the sorted ``relative path <tab> label`` lines and the class list.
 
         Names the selection of files, not their contents: hashing the pixels of ImageNet takes minutes.
         """
-        lines = sorted(f"{p}\t{y}" for p, y in zip(self._relative_paths, self._labels.tolist(), strict=True))
-        return hashlib.sha256("\n".join([*self.classes, "", *lines]).encode()).hexdigest()
+        return self.index.fingerprint()
+
+
+def read_image_file(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        UnreadableImageError: it is missing or cannot be read; the message names the path.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise UnreadableImageError(
+            f"image {path} is missing; was the data set moved or changed during the run?"
+        ) from error
+    except OSError as error:
+        raise UnreadableImageError(f"image {path} cannot be read: {error}. Is the disk in order?") from error
+
+
+def decode_rgb_image(data: bytes, name: str) -> Tensor:
+    """Decode the bytes of a JPEG, PNG, WebP or GIF file to a uint8 RGB tensor ``[3, H, W]``.
+
+    A cut-off JPEG is an error, too: torchvision does not fill it up with grey.
+
+    Args:
+        data: the file.
+        name: what the message calls it, usually its path.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded.
+    """
+    try:
+        # A bytearray, as torch warns of memory that it must not write.
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return decode_image(encoded, mode=ImageReadMode.RGB)
+    except (RuntimeError, ValueError) as error:
+        raise UnreadableImageError(
+            f"image {name} ({len(data)} bytes) cannot be decoded: {str(error).splitlines()[0]}. "
+            "Replace the file from the original archive, or remove it from the data set."
+        ) from error
 
 
 def read_rgb_image(path: Path) -> Tensor:
     """Decode a JPEG, PNG, WebP or GIF file to a uint8 RGB tensor ``[3, H, W]``.
 
     Raises:
-        DataError: the file is missing or cannot be decoded; the message names the path.
+        UnreadableImageError: the file is missing or cannot be decoded; the message names the path.
     """
-    try:
-        return decode_image(str(path), mode=ImageReadMode.RGB)
-    except (RuntimeError, OSError) as error:
-        raise _unreadable(Path(path), error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    if not path.exists():
-        return DataError(f"image {path} is missing; was the data set moved or changed during the run?")
-    return undecodable(str(path), path.stat().st_size, error)
+    return decode_rgb_image(read_image_file(path), str(path))
 
 
 def require_folder(path: Path, what: str, remedy: str) -> Path:
