@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
+from sosr_det.data.decode.encoded import EncodedImage, takes_encoded, undecodable
 from sosr_det.data.image_index.index import ImageIndex
 from sosr_det.data.transforms import build_pipeline
 from sosr_det.errors import DataError, UnreadableImageError
@@ -54,7 +55,8 @@ class ClassificationDataset(torch.utils.data.Dataset):
                 f"Every class needs at least one file ending in {' '.join(IMAGE_SUFFIXES)}; "
                 "remove the empty class folders or fill them."
             )
-        self.transform: Callable[[Tensor], Tensor] = build_pipeline(pipeline)
+        self.transform: Callable[[Tensor | EncodedImage], Tensor] = build_pipeline(pipeline)
+        self._takes_encoded = takes_encoded(self.transform)
 
     @property
     def metainfo(self) -> dict:
@@ -70,14 +72,15 @@ class ClassificationDataset(torch.utils.data.Dataset):
         return len(self.index)
 
     def __getitem__(self, index: int) -> dict:
-        return {"inputs": self.transform(self.read_image(index)), "labels": int(self.index.labels[index])}
+        image = self.read_encoded(index) if self._takes_encoded else self.read_image(index)
+        return {"inputs": self.transform(image), "labels": int(self.index.labels[index])}
 
     def read_image(self, index: int) -> Tensor:
         """The stored image, before the pipeline: uint8 ``[3, H, W]`` in RGB."""
-        return decode_rgb_image(self.read_encoded(index), self.sample_name(index))
+        return decode_rgb_image(self.read_encoded(index))
 
-    def read_encoded(self, index: int) -> bytes:
-        """The stored file, as it is.
+    def read_encoded(self, index: int) -> EncodedImage:
+        """The stored file, for a pipeline that decodes it itself.
 
         Raises:
             UnreadableImageError: it is missing or cannot be read.
@@ -96,15 +99,15 @@ class ClassificationDataset(torch.utils.data.Dataset):
         return self.index.fingerprint()
 
 
-def read_image_file(path: Path) -> bytes:
-    """A file's bytes.
+def read_image_file(path: Path) -> EncodedImage:
+    """A whole file.
 
     Raises:
         UnreadableImageError: it is missing or cannot be read; the message names the path.
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            return file.read()
+            return EncodedImage(file.read(), str(path))
     except FileNotFoundError as error:
         raise UnreadableImageError(
             f"image {path} is missing; was the data set moved or changed during the run?"
@@ -113,27 +116,20 @@ def read_image_file(path: Path) -> bytes:
         raise UnreadableImageError(f"image {path} cannot be read: {error}. Is the disk in order?") from error
 
 
-def decode_rgb_image(data: bytes, name: str) -> Tensor:
-    """Decode the bytes of a JPEG, PNG, WebP or GIF file to a uint8 RGB tensor ``[3, H, W]``.
+def decode_rgb_image(image: EncodedImage) -> Tensor:
+    """Decode a JPEG, PNG, WebP or GIF file to a uint8 RGB tensor ``[3, H, W]``.
 
     A cut-off JPEG is an error, too: torchvision does not fill it up with grey.
 
-    Args:
-        data: the file.
-        name: what the message calls it, usually its path.
-
     Raises:
-        UnreadableImageError: it cannot be decoded.
+        UnreadableImageError: it cannot be decoded; the message has the image's name.
     """
     try:
         # A bytearray, as torch warns of memory that it must not write.
-        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        encoded = torch.frombuffer(bytearray(image.data), dtype=torch.uint8)
         return decode_image(encoded, mode=ImageReadMode.RGB)
     except (RuntimeError, ValueError) as error:
-        raise UnreadableImageError(
-            f"image {name} ({len(data)} bytes) cannot be decoded: {str(error).splitlines()[0]}. "
-            "Replace the file from the original archive, or remove it from the data set."
-        ) from error
+        raise undecodable(image.name, len(image.data), error) from error
 
 
 def read_rgb_image(path: Path) -> Tensor:
@@ -142,7 +138,7 @@ def read_rgb_image(path: Path) -> Tensor:
     Raises:
         UnreadableImageError: the file is missing or cannot be decoded; the message names the path.
     """
-    return decode_rgb_image(read_image_file(path), str(path))
+    return decode_rgb_image(read_image_file(path))
 
 
 def require_folder(path: Path, what: str, remedy: str) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sosr_det.errors import ConfigError, DataError
+from sosr_det.errors import ConfigError, UnreadableImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ def takes_encoded(pipeline: Callable[[Any], Any]) -> bool:
     return first
 
 
-def undecodable(name: str, size: int, error: Exception) -> DataError:
+def undecodable(name: str, size: int, error: Exception) -> UnreadableImageError:
     """The error of an image file of ``size`` bytes that is damaged or no image; ``error`` is the decoder's."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(
+    return UnreadableImageError(
         f"image {name} ({size} bytes) cannot be decoded: {reason}. "
         "Replace the file from the original archive, or remove it from the data set."
     )
