@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other tools: finds the Python environment, without making one.
 # Sets SOSR_ENV to its folder, or to nothing when there is none.
 _checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -28,7 +29,7 @@ find_python() {
 # Puts the environment first on PATH, installing it when needed.
 require_environment() {
   if [ -z "$SOSR_ENV" ] || [ ! -x "$SOSR_ENV/bin/sosr-det" ] || [ -n "${1:-}" ]; then
-    bash "$_checkout/tools/setup.sh" ${1:-}
+    bash "$_checkout/tools/setup.sh" ${1:+"$1"}
     source "$_checkout/tools/_environment.sh"
   fi
   export PATH="$SOSR_ENV/bin:$PATH"

@@ -1,6 +1,8 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by the stage scripts: one process, torchrun, or what Slurm started.
 #   launch COMMAND CONFIG GPUS [ARGUMENTS ...]
-# Multi-node variables are OpenMMLab's: NNODES, NODE_RANK, MASTER_ADDR, PORT.
+# Multi-node variables are OpenMMLab's: NNODES, NODE_RANK, MASTER_ADDR, PORT. Run the script once on each node; GPUS
+# is the number on that node. Exit code 75: stopped on request (SIGTERM, SIGUSR1) and saved; run again with --resume.
 
 launch() {
   local command=$1 config=$2 gpus=$3
@@ -8,11 +10,27 @@ launch() {
   if [ "${SLURM_STEP_NUM_TASKS:-1}" -gt 1 ]; then # inside srun, which started the processes
     exec sosr-det "$command" "$config" --launcher slurm "$@"
   elif [ "$gpus" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
-    exec torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-      --master_port="${PORT:-29500}" --nproc_per_node="$gpus" --no-python \
+    require_whole_number NNODES "${NNODES:-1}" NODE_RANK "${NODE_RANK:-0}" PORT "${PORT:-29500}"
+    if [ "${NNODES:-1}" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
+      echo "error: NNODES=$NNODES needs MASTER_ADDR, the address of the node with NODE_RANK=0" >&2
+      exit 2
+    fi
+    # torchrun, which says at the end whose error it was; its arguments are torchrun's
+    exec python -m sosr_det.engine.torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+      --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$gpus" --no-python \
       sosr-det "$command" "$config" --launcher pytorch "$@"
   fi
   exec sosr-det "$command" "$config" "$@"
+}
+
+require_whole_number() {
+  while [ $# -gt 0 ]; do
+    if ! [[ $2 =~ ^[0-9]+$ ]]; then
+      echo "error: $1 must be a whole number, got '$2'" >&2
+      exit 2
+    fi
+    shift 2
+  done
 }
 
 # Says so when a machine's other GPUs would stay idle.

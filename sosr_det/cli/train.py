@@ -62,6 +62,20 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the run that the work directory holds.")
     ] = False,
     amp: Annotated[bool, typer.Option("--amp", help="Automatic mixed precision.")] = False,
+    sync_bn: Annotated[
+        bool,
+        typer.Option(
+            "--sync-bn", help="Batch norm over the batch of all GPUs (a GPU's own share without it)."
+        ),
+    ] = False,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="One update per N batches, with the mean of their gradients; a learning rate that scales with the "
+            "batch counts N. Default: the config's accumulative_counts.",
+        ),
+    ] = None,
     dynamics: Annotated[
         bool,
         typer.Option(
@@ -117,6 +131,8 @@ def train(
             resume=resume,
             overwrite=overwrite,
             amp=amp,
+            sync_bn=sync_bn,
+            accumulate=accumulate,
             dynamics=dynamics,
             paired=paired,
             publish=not no_publish,

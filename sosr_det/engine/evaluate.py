@@ -12,6 +12,7 @@ from typing import Any
 from sosr_det.engine.backbone.source import check_detector
 from sosr_det.engine.config_drift import drift, drift_line
 from sosr_det.engine.configs import bare_type, load_config, walk_dicts
+from sosr_det.engine.distribution import init_distributed
 from sosr_det.engine.inference_settings import InferenceSettings, apply_inference_settings
 from sosr_det.engine.predictions import name_images, save_predictions
 from sosr_det.engine.provenance import dataset_record, utc_now
@@ -23,7 +24,6 @@ from sosr_det.engine.setup import (
     apply_data_root,
     build_runner,
     fit_to_device,
-    init_distributed,
 )
 from sosr_det.engine.test_record import TEST_FILE, add_to_run, file_digest, fill_truncated, write_test_record
 from sosr_det.errors import CheckpointError, ConfigError

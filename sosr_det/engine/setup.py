@@ -142,28 +142,6 @@ def fit_to_device(cfg: Any, launcher: str) -> None:
             cfg[section].pop("pin_memory", None)
 
 
-def init_distributed(cfg: Any, launcher: str) -> None:
-    """Start the process group before the config is resolved, so that all ranks resolve the same thing.
-
-    mmengine selects a CUDA device while it starts torchrun's group, whatever the backend, and wraps the model for one;
-    without CUDA both are done here for CPU.
-    """
-    import torch
-    from mmengine.dist import init_dist, is_distributed
-
-    if launcher == "none" or is_distributed():
-        return
-    if launcher == "pytorch" and not torch.cuda.is_available():
-        torch.distributed.init_process_group("gloo")
-        cfg.model_wrapper_cfg = {
-            "type": "MMDistributedDataParallel",
-            "device_ids": None,
-            "broadcast_buffers": False,
-        }
-    else:
-        init_dist(launcher, **cfg.get("env_cfg", {}).get("dist_cfg", {"backend": "nccl"}))
-
-
 def build_runner(cfg: Any, *, for_training: bool) -> Any:
     """``Runner.from_cfg`` with its data sets built at once, so that a mistake in the config is told as one.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
 from sosr_det.engine.configs import load_config
+from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
 from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.publishing import publish_name, publish_run
@@ -25,7 +26,6 @@ from sosr_det.engine.setup import (
     apply_total_epochs,
     build_runner,
     fit_to_device,
-    init_distributed,
     require_disk_space,
 )
 from sosr_det.engine.signals import sigterm_unwinds
@@ -64,6 +64,7 @@ def run_training(options: TrainOptions) -> Path:
     cfg = load_config(options.config, options.cfg_options)
     fit_to_device(cfg, options.launcher)
     init_distributed(cfg, options.launcher)
+    _apply_distribution(cfg, options)
     backbone, name, settings = _resolve(cfg, options)
     work_dir = Path(cfg.work_dir)
     claim_work_dir(cfg, work_dir, resume=options.resume, overwrite=options.overwrite)
@@ -140,6 +141,16 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     elif start and start.get("uri"):
         record = {key: value for key, value in start.items() if key != "settled"}
     return record, name, settings
+
+
+def _apply_distribution(cfg: Any, options: TrainOptions) -> None:
+    import torch
+    from mmengine.dist import get_world_size
+
+    line = apply_sync_bn(cfg, options.sync_bn, get_world_size(), on_gpu=torch.cuda.is_available())
+    if line:
+        _say(line)
+    apply_accumulation(cfg, options.accumulate)
 
 
 def _say_learning_rate(cfg: Any) -> dict[str, Any] | None:

@@ -24,6 +24,8 @@ class TrainOptions:
     resume: bool = False
     overwrite: bool = False
     amp: bool = False
+    sync_bn: bool = False
+    accumulate: int | None = None  # batches per update; None: the config's
     dynamics: bool = False
     paired: bool = False
     publish: bool = True
