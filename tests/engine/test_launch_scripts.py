@@ -213,6 +213,4 @@ def test_shellcheck():
     scripts = sorted(str(path) for pattern in ("*.sh", "*.sbatch") for path in TOOLS.glob(pattern))
     command = [shellcheck, "-S", "warning", "-x", "-P", str(TOOLS), *scripts]
     result = subprocess.run(command, capture_output=True, text=True, cwd=TOOLS.parent)
-        [shellcheck, "-S", "warning", "-x", "-P", str(TOOLS), *scripts], capture_output=True, text=True
-    )
     assert result.returncode == 0, result.stdout
