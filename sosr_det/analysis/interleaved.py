@@ -40,10 +40,10 @@ def time_interleaved(
         for name in names[turn:] + names[:turn]:
             if before is not None:
                 before(name)
-            _synchronize(device)
+            synchronize(device)
             begin = time.perf_counter()
             peers[name]()
-            _synchronize(device)
+            synchronize(device)
             if number >= warm_up:
                 times[name].append(time.perf_counter() - begin)
     return times
@@ -80,7 +80,8 @@ def summarise(times: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
+    """Wait for the work that was given to a CUDA device; nothing for ``cpu``."""
     if device.startswith("cuda"):
         import torch
 

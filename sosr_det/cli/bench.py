@@ -138,6 +138,35 @@ def annotations(
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
 
 
+@app.command()
+def train(
+    vs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="bare, timm, torchvision or mmpretrain; may be given several times. The bare loop always takes part."
+        ),
+    ] = None,
+    work: Annotated[
+        str, typer.Option(help="cifar (ResNet-20, 32 px) or imagenet (ResNet-50, 224 px).")
+    ] = "cifar",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step. Default: 64 or 8; on a GPU 128 or 64.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in a turn.")] = 10,
+    repeats: Repeats = 10,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Our engine's training step beside a bare PyTorch loop's and other trainers', in one process, in turns."""
+    import sosr_det.register  # noqa: F401  the engine's config names our hooks
+    from sosr_det.analysis.bench_train.bench import bench_train, report_lines
+
+    results = bench_train(
+        work, vs or (), steps_per_turn=steps, rounds=repeats, batch_size=batch_size, device=device
+    )
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
+
+
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
