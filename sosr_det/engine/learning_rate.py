@@ -21,7 +21,8 @@ class LearningRateScaling:
         batch_size_per_device: images per step on one device.
         world_size: number of devices.
         enabled: whether the rate is scaled.
-        accumulated_steps: backward passes per update, which mmengine's scaling leaves out.
+        accumulated_steps: backward passes per update.
+        accumulation_counted: whether the rate is scaled with them: with ``--accumulate``; mmengine leaves them out.
     """
 
     config_lr: float
@@ -31,18 +32,21 @@ class LearningRateScaling:
     world_size: int
     enabled: bool
     accumulated_steps: int = 1
+    accumulation_counted: bool = False
 
     @property
     def batch_size(self) -> int:
-        """Images per step, over all devices."""
-        return self.batch_size_per_device * self.world_size
+        """Images per step, over all devices; per update where accumulated steps count."""
+        counted = self.accumulated_steps if self.accumulation_counted else 1
+        return self.batch_size_per_device * self.world_size * counted
 
     def line(self) -> str:
         """One sentence for the terminal."""
-        real = f"{self.world_size} x {self.batch_size_per_device} = {self.batch_size}"
+        times = f" x {self.accumulated_steps} accumulated" if self.accumulation_counted else ""
+        real = f"{self.world_size} x {self.batch_size_per_device}{times} = {self.batch_size}"
         start = f"lr {self.config_lr:g} is for {_images(self.base_batch_size)} a step; this run has {real}: "
         note = ""
-        if self.accumulated_steps > 1:
+        if self.accumulated_steps > 1 and not self.accumulation_counted:
             note = f" (accumulative_counts={self.accumulated_steps} is not counted)"
         if self.batch_size == self.base_batch_size:
             return f"{start}lr {self.config_lr:g}{note}"
@@ -65,7 +69,10 @@ def learning_rate_scaling(cfg: Any, world_size: int) -> LearningRateScaling | No
     if not base or lr is None or not per_device:
         return None
     enabled = bool(scaling.get("enable", False))
-    factor = per_device * world_size / base if enabled else 1.0
+    accumulated = int(wrapper.get("accumulative_counts") or 1)
+    counted = int(scaling.get("counted_accumulation", 1)) if enabled else 1
+    lr /= counted  # --accumulate has multiplied the config's
+    factor = per_device * world_size * counted / base if enabled else 1.0
     return LearningRateScaling(
         lr,
         lr * factor,
@@ -73,7 +80,8 @@ def learning_rate_scaling(cfg: Any, world_size: int) -> LearningRateScaling | No
         per_device,
         world_size,
         enabled,
-        int(wrapper.get("accumulative_counts") or 1),
+        accumulated,
+        counted > 1,
     )
 
 
