@@ -19,6 +19,7 @@ __all__ = [
     "DataContractHook",
     "DivergenceHook",
     "DueValidationHook",
+    "GrowingHistoryHook",
     "LossEpochHook",
     "PlainCheckpointHook",
     "RankZeroBuffersHook",
