@@ -21,6 +21,7 @@ def add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None, settings: 
         "DataContractHook",
         "BackboneContractHook",
         "DivergenceHook",
+        "GrowingHistoryHook",
         "LossEpochHook",
         "RankZeroBuffersHook",
         "ThroughputHook",

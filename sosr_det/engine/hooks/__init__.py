@@ -5,6 +5,7 @@ from sosr_det.engine.hooks.batch_digest import BatchDigestHook
 from sosr_det.engine.hooks.data_contract import DataContractHook
 from sosr_det.engine.hooks.divergence import DivergenceHook
 from sosr_det.engine.hooks.due_validation import DueValidationHook
+from sosr_det.engine.hooks.growing_history import GrowingHistoryHook
 from sosr_det.engine.hooks.loss_epoch import LossEpochHook
 from sosr_det.engine.hooks.plain_checkpoint import PlainCheckpointHook
 from sosr_det.engine.hooks.rank_zero_buffers import RankZeroBuffersHook
