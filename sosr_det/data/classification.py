@@ -9,6 +9,7 @@ from sosr_det.data.batch_erase import BatchCutout, BatchRandomErasing
 from sosr_det.data.cifar import CIFAR
 from sosr_det.data.cub import CUB200
 from sosr_det.data.cutout import Cutout
+from sosr_det.data.decode.transforms import DecodeRandomResizedCrop, DecodeResize
 from sosr_det.data.fast_autoaugment import FastAutoAugment
 from sosr_det.data.image_dataset import IMAGE_SUFFIXES, ClassificationDataset, read_rgb_image, require_folder
 from sosr_det.data.imagenet import ImageNetFolder
@@ -24,6 +25,8 @@ __all__ = [
     "BatchRandomHorizontalFlip",
     "ClassificationDataset",
     "Cutout",
+    "DecodeRandomResizedCrop",
+    "DecodeResize",
     "FastAutoAugment",
     "ImageNetFolder",
     "InMemoryDataset",
