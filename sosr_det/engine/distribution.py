@@ -32,7 +32,18 @@ def init_distributed(cfg: Any, launcher: str) -> None:
     import torch
     from mmengine.dist import init_dist, is_distributed
 
-    if launcher == "none" or is_distributed():
+    if launcher == "none":
+        return
+    on_cpu = launcher in ("pytorch", "slurm") and not torch.cuda.is_available()
+    if on_cpu:
+        cfg.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": False,
+            "find_unused_parameters": bool(cfg.get("find_unused_parameters", False)),
+            **(cfg.get("model_wrapper_cfg") or {}),
+        }
+    if is_distributed():
         return
     settings = dict((cfg.get("env_cfg") or {}).get("dist_cfg") or {"backend": "nccl"})
     settings["timeout"] = timeout_seconds(settings)
@@ -41,15 +52,8 @@ def init_distributed(cfg: Any, launcher: str) -> None:
         if torch.cuda.is_available():  # --gpus-per-task hides the other tasks' devices
             os.environ["SLURM_LOCALID"] = str(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
-        if launcher in ("pytorch", "slurm") and not torch.cuda.is_available():
+        if on_cpu:
             torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=settings["timeout"]))
-            cfg.model_wrapper_cfg = {
-                "type": "MMDistributedDataParallel",
-                "device_ids": None,
-                "broadcast_buffers": False,
-                "find_unused_parameters": bool(cfg.get("find_unused_parameters", False)),
-                **(cfg.get("model_wrapper_cfg") or {}),
-            }
         else:
             init_dist(launcher, **settings)
     except (KeyError, ValueError) as error:

@@ -14,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from sosr_det.engine.configs import walk_dicts
+from sosr_det.engine.distribution import mean_over_ranks
 from sosr_det.engine.hooks.due_validation import is_due
 from sosr_det.engine.provenance import dataset_record, git_commit, library_versions, text_digest, utc_now
 from sosr_det.engine.run_record import (
@@ -26,6 +27,8 @@ from sosr_det.engine.run_record import (
 
 logger = logging.getLogger("sosr_det")
 
+# mmengine's own times, and what MetricsHook measures at log intervals: metrics.jsonl has it.
+_NOT_OF_EVERY_STEP = ("time", "data_time", "data_wait_fraction", "gradient_norm", "memory_mib")
 _PREPROCESSING_KEYS = ("mean", "std", "bgr_to_rgb", "type")
 
 
@@ -85,6 +88,8 @@ class RunRecordHook(Hook):
             self.record["resumed_at_epochs"] = [*earlier.get("resumed_at_epochs", []), runner.epoch]
             self.record["started"] = earlier.get("started")
             self.record["load_from"] = earlier.get("load_from")  # a resumed run has none of its own
+            if earlier.get("parent"):
+                self.record["parent"] = earlier["parent"]
             if earlier.get("tests"):
                 self.record["tests"] = earlier["tests"]
             self._earlier_seconds = earlier.get("wall_seconds") or 0.0
@@ -117,13 +122,14 @@ class RunRecordHook(Hook):
         self._epoch_started = time.monotonic()
 
     def after_train_epoch(self, runner) -> None:
-        if not is_main_process():
-            return
         scalars = {}
         iterations = len(runner.train_dataloader)
         for key, buffer in runner.message_hub.log_scalars.items():
-            if key.startswith("train/") and key.removeprefix("train/") not in ("time", "data_time"):
+            if key.startswith("train/") and key.removeprefix("train/") not in _NOT_OF_EVERY_STEP:
                 scalars[key.removeprefix("train/")] = buffer.mean(iterations)
+        scalars = mean_over_ranks(scalars)  # mmengine's are those of one process's share of the batches
+        if not is_main_process():
+            return
         self.record["epochs"].append(
             {
                 # mmengine counts the finished epoch after this hook
