@@ -2,12 +2,12 @@
 # what 448 px gives in the fine-grained literature, and 224 px stays about four points below.
 data_root = "data/CUB_200_2011"
 train_pipeline = [
-    dict(type="torchvision/Resize", size=512, antialias=True),
+    dict(type="DecodeResize", size=512),
     dict(type="torchvision/RandomCrop", size=448, pad_if_needed=True),
     dict(type="torchvision/RandomHorizontalFlip", p=0.5),
 ]
 val_pipeline = [
-    dict(type="torchvision/Resize", size=512, antialias=True),
+    dict(type="DecodeResize", size=512),
     dict(type="torchvision/CenterCrop", size=448),
 ]
 train_dataloader = dict(

@@ -1,11 +1,11 @@
-# ImageNet-1k folders at 224 px with the usual augmentation (random resized crop, flip).
+# ImageNet-1k folders at 224 px with the usual augmentation (random resized crop, flip). The Decode… steps give the pixels
+# of torchvision's RandomResizedCrop and Resize with antialias=True, but decode less (docs/input_pipeline.md).
 data_root = "data/imagenet"
 train_pipeline = [
-    dict(type="torchvision/RandomResizedCrop", size=224, antialias=True),
-    dict(type="torchvision/RandomHorizontalFlip", p=0.5),
+    dict(type="DecodeRandomResizedCrop", size=224, flip_prob=0.5),
 ]
 val_pipeline = [
-    dict(type="torchvision/Resize", size=256, antialias=True),
+    dict(type="DecodeResize", size=256),
     dict(type="torchvision/CenterCrop", size=224),
 ]
 train_dataloader = dict(
