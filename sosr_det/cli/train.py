@@ -57,11 +57,98 @@ def train(
     total_epochs: Annotated[
         int | None, typer.Option(help="Another number of epochs; the learning-rate schedule is scaled along.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the work directory.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in the work directory from its newest whole checkpoint, exactly.",
+        ),
+    ] = False,
+    auto_resume: Annotated[
+        bool,
+        typer.Option("--auto-resume", help="--resume where the work directory holds a run, else start one."),
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="With --resume or --auto-resume: begin anew where no checkpoint can be used; damaged ones are kept.",
+        ),
+    ] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="With --resume: though the config differs from the run's; it is told and recorded.",
+        ),
+    ] = False,
+    save_every: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="Also save in the middle of an epoch, this often; 0 never. Default: the config's save_every_minutes, "
+            "else 30.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that the work directory holds.")
     ] = False,
-    amp: Annotated[bool, typer.Option("--amp", help="Automatic mixed precision.")] = False,
+    amp: Annotated[
+        bool, typer.Option("--amp", help="Automatic mixed precision: the same as --precision auto.")
+    ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="fp32, bf16, fp16, or auto: what the device is best at (on the CPU measured). Default: the config's, "
+            "which is fp32 in every shipped one.",
+        ),
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--no-channels-last",
+            help="Memory layout of images and weights. Default: by device; on the CPU measured.",
+        ),
+    ] = None,
+    compile_parts: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="torch.compile backbone and neck. Default: no."),
+    ] = None,
+    compile_mode: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="--compile in this mode, such as max-autotune."),
+    ] = None,
+    fused_optimizer: Annotated[
+        bool | None,
+        typer.Option(
+            "--fused-optimizer/--no-fused-optimizer", help="One kernel for all weights. Default: on CUDA."
+        ),
+    ] = None,
+    tf32: Annotated[
+        bool | None,
+        typer.Option(
+            "--tf32/--no-tf32",
+            help="fp32 products with TF32's 10 bits on Ampere and newer: everywhere or nowhere. Default: PyTorch's, in "
+            "convolutions only.",
+        ),
+    ] = None,
+    cudnn_benchmark: Annotated[
+        bool | None,
+        typer.Option(
+            "--cudnn-benchmark/--no-cudnn-benchmark",
+            help="Let cuDNN time its algorithms. Default: where all images have one size.",
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MOMENTUM",
+            help="Average the weights exponentially, with this share of the newest ones per step (such as 0.0002); the "
+            "average is validated and published.",
+        ),
+    ] = None,
     sync_bn: Annotated[
         bool,
         typer.Option(
@@ -129,8 +216,20 @@ def train(
             seed=seed,
             total_epochs=total_epochs,
             resume=resume,
+            auto_resume=auto_resume,
+            fresh=fresh,
+            allow_changes=allow_changes,
+            save_every=save_every,
             overwrite=overwrite,
             amp=amp,
+            precision=precision,
+            channels_last=channels_last,
+            compile=compile_parts,
+            compile_mode=compile_mode,
+            fused_optimizer=fused_optimizer,
+            tf32=tf32,
+            cudnn_benchmark=cudnn_benchmark,
+            ema=ema,
             sync_bn=sync_bn,
             accumulate=accumulate,
             dynamics=dynamics,

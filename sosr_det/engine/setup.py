@@ -142,8 +142,13 @@ def fit_to_device(cfg: Any, launcher: str) -> None:
             cfg[section].pop("pin_memory", None)
 
 
-def build_runner(cfg: Any, *, for_training: bool) -> Any:
+def build_runner(cfg: Any, *, for_training: bool, plan: Any = None) -> Any:
     """``Runner.from_cfg`` with its data sets built at once, so that a mistake in the config is told as one.
+
+    Args:
+        cfg: complete.
+        for_training: build the loops of training, or the one of testing.
+        plan: :class:`sosr_det.engine.acceleration.Plan` of a training; None trains as plain mmengine does.
 
     Raises:
         ConfigError: an unknown type, a wrong argument.
@@ -151,11 +156,14 @@ def build_runner(cfg: Any, *, for_training: bool) -> Any:
     """
     from mmengine.runner import Runner
 
+    from sosr_det.engine.acceleration.runner import accelerated
     from sosr_det.engine.safe_files import refuse_pickled_arrays
+    from sosr_det.engine.telemetry.console import TrainingRunner
 
     refuse_pickled_arrays(cfg)
     try:
-        runner = Runner.from_cfg(cfg)
+        kind = TrainingRunner if for_training else Runner
+        runner = (kind if plan is None else accelerated(kind, plan)).from_cfg(cfg)
         if for_training:
             # mmengine builds the loops, and with them the data sets, at first use.
             _ = runner.train_loop, runner.val_loop

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.acceleration import plan_acceleration
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
@@ -69,15 +70,17 @@ def run_training(options: TrainOptions) -> Path:
     work_dir = Path(cfg.work_dir)
     claim_work_dir(cfg, work_dir, resume=options.resume, overwrite=options.overwrite)
     apply_paired(cfg, options.paired)
+    plan = plan_acceleration(cfg, options)
     settings["lr_scaling"] = _say_learning_rate(cfg)
     add_hooks(cfg, options, backbone, settings)
     created = make_folder(work_dir)
     runner = None
     try:
-        runner = build_runner(cfg, for_training=True)
+        runner = build_runner(cfg, for_training=True, plan=plan)
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
         require_disk_space(work_dir, needed, "keeping the checkpoints")
-        runner.train()
+        with plan.applied_to(runner):
+            runner.train()
     except BaseException as error:
         worked = runner is not None and runner.iter > 0
         for hook in runner.hooks if runner is not None else ():
@@ -112,13 +115,6 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     apply_total_epochs(cfg, options.total_epochs)
     if options.seed is not None:
         cfg.randomness = {**cfg.get("randomness", {}), "seed": options.seed}
-    if options.amp:
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ConfigError("--amp needs a CUDA device; leave it out to train in fp32 on the CPU.")
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     uri, allow, start = options.backbone, list(options.allow), None
     set_depth = options.set_depth
     if set_depth and not options.resume and uri in (None, RANDOM):
