@@ -163,6 +163,37 @@ def train(
             "batch counts N. Default: the config's accumulative_counts.",
         ),
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="The same numbers to the last bit on the same machine, at some cost of speed; an operation that "
+            "cannot is named.",
+        ),
+    ] = False,
+    image_scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,H",
+            help="Fit the images of a detector into this many pixels, in training, validation and test. Default: the "
+            "config's.",
+        ),
+    ] = None,
+    parent: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Folder of a run that this one follows: say and record which settings differ."
+        ),
+    ] = None,
+    progress: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="What is shown meanwhile: a bar, lines, or none; auto is a bar on a terminal and lines elsewhere. "
+            "Everything is in the run's folder anyway.",
+        ),
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The same as --progress none.")] = False,
     dynamics: Annotated[
         bool,
         typer.Option(
@@ -200,6 +231,7 @@ def train(
     The stage comes from the config. The best epoch of a classification stage is published to the registry
     under the config's name when the run ends; a detector only where --publish-as or the config names it.
     """
+    from sosr_det.engine.inference_settings import parse_image_scale
     from sosr_det.engine.train import run_training
     from sosr_det.engine.train_options import TrainOptions
 
@@ -232,6 +264,10 @@ def train(
             ema=ema,
             sync_bn=sync_bn,
             accumulate=accumulate,
+            deterministic=deterministic,
+            image_scale=parse_image_scale(image_scale) if image_scale else None,
+            parent=parent,
+            progress="none" if quiet else progress,
             dynamics=dynamics,
             paired=paired,
             publish=not no_publish,

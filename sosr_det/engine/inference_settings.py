@@ -102,8 +102,8 @@ def apply_inference_settings(cfg: Any, settings: InferenceSettings) -> dict[str,
     model = cfg.model
     scores = list(_places(model, "score_thr"))
     nms = list(_nms_places(model))
-    resizes = list(_resize_steps(cfg))
-    fixed = [step for step in resizes if _is_scale(step.get("scale"))]
+    resizes = list(resize_steps(cfg, "test_dataloader"))
+    fixed = [step for step in resizes if is_scale(step.get("scale"))]
     if settings.score_threshold is not None:
         _require(scores, "--score-threshold", model, "test_cfg.score_thr or test_cfg.rcnn.score_thr")
         for node in scores:
@@ -165,7 +165,7 @@ def _add_tta(cfg: Any, settings: InferenceSettings, nms: list[dict], fixed: list
     for leaf in dataset_leaves(cfg.test_dataloader.get("dataset")):
         leaf["pipeline"] = deepcopy(pipeline)
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
-    scales = [list(step["scale"]) for step in _walk_steps(pipeline) if _is_scale(step.get("scale"))]
+    scales = [list(step["scale"]) for step in _walk_steps(pipeline) if is_scale(step.get("scale"))]
     return {"scales": scales, "flip": True}
 
 
@@ -235,8 +235,9 @@ def _nms_places(model: Any) -> Iterator[dict]:
             yield node
 
 
-def _resize_steps(cfg: Any) -> Iterator[dict]:
-    loader = cfg.get("test_dataloader") or {}
+def resize_steps(cfg: Any, section: str) -> Iterator[dict]:
+    """Every step of a section's pipelines whose type has ``Resize`` in its name."""
+    loader = cfg.get(section) or {}
     for leaf in dataset_leaves(loader.get("dataset")):
         for step in _walk_steps(leaf.get("pipeline")):
             if "Resize" in bare_type(step.get("type")):
@@ -254,7 +255,8 @@ def _walk_steps(node: Any) -> Iterator[dict]:
             yield from _walk_steps(value)
 
 
-def _is_scale(value: Any) -> bool:
+def is_scale(value: Any) -> bool:
+    """Whether it is one width and height."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value)
 
 

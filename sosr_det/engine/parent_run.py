@@ -9,7 +9,48 @@ from sosr_det.engine.config_comparison import Difference, config_differences, di
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 from sosr_det.errors import CheckpointError, ConfigError
 
-__all__ = ["Difference", "config_differences", "describe_parent", "parent_record"]
+__all__ = [
+    "Difference",
+    "config_differences",
+    "describe_parent",
+    "note_parent",
+    "parent_record",
+    "tell_parent",
+]
+
+
+def tell_parent(cfg: Any, parent: Path | None, replaced: bool) -> tuple[dict[str, Any] | None, list[str]]:
+    """Compare a run that begins with its parent: the one that was named, or the one that it replaces.
+
+    Args:
+        cfg: the config in use, resolved and with its hooks.
+        parent: ``--parent``.
+        replaced: ``--overwrite``.
+
+    Returns:
+        what run.json records as ``parent``, and lines for the terminal; None and no lines where there is no parent.
+
+    Raises:
+        CheckpointError: ``parent`` holds no run.
+    """
+    if parent is not None:
+        found = parent_record(Path(parent), cfg, resuming=False)
+        return found, describe_parent(found, "follows")
+    work_dir = Path(cfg.work_dir)
+    if not replaced or not (work_dir / FILE_NAME).is_file():
+        return None, []
+    try:
+        found = parent_record(work_dir, cfg, resuming=False)
+    except CheckpointError:  # a damaged record is no reason against replacing the run
+        return None, []
+    return None, describe_parent(found, "replaces")  # it will be gone, so it is no run to come back to
+
+
+def note_parent(runner: Any, parent: dict[str, Any] | None) -> None:
+    """Have it recorded: not in the config, whose digest would be another for the same recipe."""
+    for hook in runner.hooks if parent is not None else ():
+        if isinstance(getattr(hook, "record", None), dict):
+            hook.record["parent"] = parent
 
 
 def parent_record(parent: Path, cfg: Any, *, resuming: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def add_hooks(cfg: Any, options: TrainOptions, backbone: dict | None, settings: 
         "GrowingHistoryHook",
         "LossEpochHook",
         "RankZeroBuffersHook",
-        "ThroughputHook",
+        "MetricsHook",
         "TrainLossPlateauHook",
         "PlainCheckpointHook",
     ):

@@ -38,6 +38,10 @@ class TrainOptions:
     ema: float | None = None  # momentum of averaged weights, inside (0, 1)
     sync_bn: bool = False
     accumulate: int | None = None  # batches per update; None: the config's
+    deterministic: bool = False
+    image_scale: tuple[int, int] | None = None  # width, height in pixels
+    parent: Path | None = None  # folder of a run to be compared with
+    progress: str = "auto"  # auto, bar, lines or none
     dynamics: bool = False
     paired: bool = False
     publish: bool = True

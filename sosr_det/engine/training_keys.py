@@ -38,9 +38,9 @@ _HARMLESS_KEYS = frozenset({
 # Hooks that watch, check, record or save.
 _HARMLESS_HOOKS = frozenset({
     "AtomicCheckpointHook", "BackboneContractHook", "BatchDigestHook", "CheckpointHook", "DataContractHook",
-    "DetVisualizationHook", "DivergenceHook", "DueValidationHook", "IterTimerHook", "LoggerHook", "MetricsHook",
-    "NaiveVisualizationHook", "PlainCheckpointHook", "ProgressHook", "RunRecordHook", "ThroughputHook",
-    "TrainingDynamicsHook",
+    "DetVisualizationHook", "DivergenceHook", "DueValidationHook", "GrowingHistoryHook", "IterTimerHook",
+    "LoggerHook", "MetricsHook", "NaiveVisualizationHook", "PlainCheckpointHook", "RunRecordHook",
+    "ThroughputHook", "TrainingDynamicsHook",
 })  # fmt: skip
 _HARMLESS_HOOK_NAMES = frozenset({"timer", "logger", "checkpoint", "visualization"})
 # Where weights come from before the first step; a resumed run takes them from its own checkpoint.

@@ -98,6 +98,13 @@ def validation_line(now: str, place: Place, record: Mapping[str, Any], metrics: 
     return f"{now} {where} validated: {metric_list(metrics) or 'no metrics'} ({duration(record['seconds'])})"
 
 
+def attach_display(runner: Any, choice: str = "auto") -> None:
+    """Have the run's ``MetricsHook`` show it; see :func:`make_display`."""
+    for hook in runner.hooks:
+        if isinstance(getattr(hook, "display", None), NoDisplay):
+            hook.display = make_display(choice)
+
+
 def make_display(choice: str = "auto") -> NoDisplay:
     """The display for this process; processes but the first one of a distributed run show nothing.
 

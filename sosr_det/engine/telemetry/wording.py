@@ -70,11 +70,8 @@ def step_details(record: Mapping[str, Any]) -> list[str]:
 
 
 def metric_list(metrics: Mapping[str, Any]) -> str:
-    """``accuracy/top1 71.3, accuracy/top5 90.1``; of many metrics the first ones. Whole numbers (counts) are left out."""
-    shown = [
-        f"{name} {value:.4g}"
-        for name, value in metrics.items()
-        if isinstance(value, Real) and not isinstance(value, Integral)
-    ]
+    """``accuracy/top1 71.3, accuracy/top5 90.1``; of many metrics the first ones. Whole numbers are left out."""
+    real = {name: value for name, value in metrics.items() if isinstance(value, Real)}
+    shown = [f"{name} {value:.4g}" for name, value in real.items() if not isinstance(value, Integral)]
     more = len(shown) - _MOST_METRICS
     return ", ".join(shown[:_MOST_METRICS]) + (f", and {more} more" if more > 0 else "")
