@@ -1,9 +1,10 @@
-"""Chi-square checks of random draws."""
+"""Chi-square checks of random draws, and real photographs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
 
 import pytest
 from scipy.stats import chi2
@@ -26,3 +27,9 @@ def looks_uniform() -> Callable[[Iterable[Hashable], Iterable[Hashable]], bool]:
         return chi2.ppf(TAIL, degrees) < statistic < chi2.ppf(1 - TAIL, degrees)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample(unpacked: Callable[[str], Path]) -> list[Path]:
+    """Full-size ImageNet photographs; skips where there is no shared data."""
+    return sorted(unpacked("imagenet-sample").glob("*.JPEG"))
