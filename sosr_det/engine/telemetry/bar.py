@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from sosr_det.engine.telemetry.display import NoDisplay, Place, epoch_line, validation_line
@@ -40,14 +40,13 @@ class BarDisplay(NoDisplay):
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             auto_refresh=False,
             console=self._console,
             expand=True,
         )
-        self._run = self._bars.add_task("epochs", total=None, note="")
-        self._part = self._bars.add_task("steps", total=None, note="")
+        self._run = self._bars.add_task("", total=None, note="")
+        self._part = self._bars.add_task("", total=None, note="")
         self._details = Text("")
         self._live: Live | None = None
         self._drawn = float("-inf")
@@ -67,7 +66,7 @@ class BarDisplay(NoDisplay):
         self._start().console.print(Text(epoch_line(self._now(), place, record)))
 
     def validation_step(self, step: int, steps: int) -> None:
-        self._bars.update(self._part, description="validation", completed=step, total=steps)
+        self._bars.update(self._part, description=f"validation {step}/{steps}", completed=step, total=steps)
         self._draw()
 
     def validated(self, place: Place, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -81,10 +80,12 @@ class BarDisplay(NoDisplay):
     def _move(self, place: Place) -> None:
         if place.epochs:
             done = place.epoch - 1 + place.step / max(place.steps, 1)
-            self._bars.update(self._run, description="epochs", completed=round(done, 1), total=place.epochs)
+            name = f"epoch {place.epoch}/{place.epochs}"
+            self._bars.update(self._run, description=name, completed=done, total=place.epochs)
         else:
             self._bars.update(self._run, description="run", completed=place.step, total=place.steps)
-        self._bars.update(self._part, description="steps", completed=place.step, total=place.steps)
+        name = f"step {place.step}/{place.steps}"
+        self._bars.update(self._part, description=name, completed=place.step, total=place.steps)
 
     def _start(self) -> Live:
         if self._live is None:
