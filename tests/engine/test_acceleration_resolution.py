@@ -303,13 +303,15 @@ def test_fused_kernels_are_asked_for_where_pytorch_has_them(tmp_path, monkeypatc
         (
             H100, Settings(fused_optimizer=True, cudnn_benchmark=True), {},
             "acceleration: cuda (NVIDIA H100): fp32 with TF32 in convolutions, NCHW, fused SGD, cuDNN benchmark on. "
-            "--amp trains in bf16; others: --channels-last, --compile, --fused-optimizer, --tf32, --cudnn-benchmark, --ema",
+            "--amp trains in bf16; others: --channels-last, --compile, --fused-optimizer, --tf32, "
+            "--cudnn-benchmark, --ema",
         ),
         (
             T4, Settings("fp16", True, {"mode": "max-autotune"}, True, ema=0.0002), {},
             "acceleration: cuda (Tesla T4): fp16 mixed precision, channels_last, fused SGD, torch.compile "
-            "(max-autotune), cuDNN benchmark off, weights averaged by 0.0002 (EMA, also what is validated and published). "
-            "Change it with --precision, --channels-last, --compile, --fused-optimizer, --tf32, --cudnn-benchmark, --ema",
+            "(max-autotune), cuDNN benchmark off, weights averaged by 0.0002 (EMA, also what is validated and "
+            "published). Change it with --precision, --channels-last, --compile, --fused-optimizer, --tf32, "
+            "--cudnn-benchmark, --ema",
         ),
         (
             CPU, Settings(channels_last=True),
