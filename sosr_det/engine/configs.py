@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sosr_det.engine.config_copies import rebased, temporary_copy
+from sosr_det.engine.config_cost import metafiles_read_once
 from sosr_det.engine.paper import paper_config_names, paper_config_text
 from sosr_det.errors import ConfigError
 
@@ -211,7 +212,8 @@ def load_config(name: str, overrides: Sequence[str] = ()):
 
     path = find_config(name)
     try:
-        cfg = Config.fromfile(path)
+        with metafiles_read_once():
+            cfg = Config.fromfile(path)
     except ConfigError:
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sosr_det.engine.acceleration import plan_acceleration
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
+from sosr_det.engine.config_cost import formatted_once
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
 from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
@@ -50,6 +51,7 @@ _CHECKPOINT_FACTOR = 6
 
 
 @sigterm_unwinds()  # so that the record says so
+@formatted_once()
 def run_training(options: TrainOptions) -> Path:
     """Train, record and publish; returns the work directory.
 
