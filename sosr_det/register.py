@@ -14,7 +14,9 @@ install_mmcv_ops()  # before anything below may import mmcv.ops
 import sosr_det.data.classification
 import sosr_det.engine.acceleration.bfloat16_wrapper
 import sosr_det.engine.acceleration.weight_average
+import sosr_det.engine.checkpoints.hook
 import sosr_det.engine.hooks
+import sosr_det.engine.loops
 import sosr_det.engine.telemetry.hook
 import sosr_det.evaluation.classification
 import sosr_det.evaluation.voc_metric

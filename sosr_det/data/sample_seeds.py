@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,28 @@ from sosr_det.errors import ConfigError
 _NOT_SET = -1
 
 
+class EpochIndex(int):
+    """The index of a sample that knows the epoch it is drawn for.
+
+    A batch sampler that gives these needs no word with the worker processes: they may be several batches ahead of the
+    training, or outlive an epoch, and still augment each sample as its own epoch asks.
+
+    Args:
+        value: the index.
+        epoch: number of finished epochs, at least 0; in training that counts steps, of finished steps.
+    """
+
+    epoch: int
+
+    def __new__(cls, value: int, epoch: int) -> EpochIndex:
+        index = super().__new__(cls, value)
+        index.epoch = epoch
+        return index
+
+    def __reduce__(self) -> tuple:
+        return EpochIndex, (int(self), self.epoch)
+
+
 @DATASETS.register_module()
 class SampleSeededDataset(torch.utils.data.Dataset):
     """Seeds Python's, NumPy's and torch's (CPU) generators before a data set prepares a sample, and restores them.
@@ -31,22 +53,29 @@ class SampleSeededDataset(torch.utils.data.Dataset):
     :class:`sosr_det.data.in_memory.InMemoryDataset` does) is seeded once for each batch, from all of its indices, so
     its augmentation depends on the batch size, too; others are seeded sample by sample.
 
-    Without worker processes the generators are the model's as well, which is why their states are restored.
+    Without worker processes the generators are the model's as well, which is why their states are restored; in a worker
+    process they are nobody else's, and stay.
 
     What a transform keeps from earlier samples (``CachedMosaic``) is not undone by this: it stays the same only as
     long as the same process prepares the same samples in the same order.
 
+    `sosr-det train` puts it around every training set, and gives it indices that know their epoch
+    (:class:`EpochIndex`). A loop of one's own with plain indices calls :meth:`set_epoch` before each epoch.
+
     Args:
         dataset: the data set or its config.
+        seed: of the run, at least 0; None if :meth:`set_epoch` says it.
 
     Raises:
-        ConfigError: while samples are prepared, if :meth:`set_epoch` was not called.
+        ConfigError: while samples are prepared, if seed or epoch were never told.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, seed: int | None = None) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         # In shared memory: worker processes that outlive an epoch must learn of the next one.
         self._place = torch.full((2,), _NOT_SET, dtype=torch.int64).share_memory_()
+        if seed is not None:
+            self._place[0] = seed
 
     def set_epoch(self, seed: int, epoch: int) -> None:
         """Say what the next samples belong to; worker processes know it from then on.
@@ -64,7 +93,7 @@ class SampleSeededDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Any:
         with self._seeded([index]):
-            return self.dataset[index]
+            return self.dataset[int(index)]
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """The samples of a batch, or the whole batch where the inner data set prepares whole ones."""
@@ -72,7 +101,7 @@ class SampleSeededDataset(torch.utils.data.Dataset):
         if whole is None:
             return [self[index] for index in indices]
         with self._seeded(indices):
-            return whole(indices)
+            return whole([int(index) for index in indices])
 
     def __getattr__(self, name: str) -> Any:
         # Only for names that are not found here. Copying and unpickling ask before there is an inner data set.
@@ -80,14 +109,28 @@ class SampleSeededDataset(torch.utils.data.Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # MMDetection's PipelineSwitchHook exchanges the `pipeline` of the data set that the loader holds.
+        inner = self.__dict__.get("dataset")
+        own = name.startswith("_") or name in self.__dict__
+        if not own and inner is not None and hasattr(inner, name):
+            setattr(inner, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def _seeded(self, indices: Sequence[int]) -> Any:
         seed, epoch = self._place.tolist()
-        if seed == _NOT_SET:
+        epoch = getattr(indices[0], "epoch", epoch) if len(indices) else epoch
+        if seed == _NOT_SET or epoch == _NOT_SET:
             raise ConfigError(
-                "SampleSeededDataset does not know the seed and the epoch: it goes with BatchDigestHook, which "
-                "`sosr-det train --paired` adds; in a loop of your own, call set_epoch(seed, epoch) before each epoch."
+                "SampleSeededDataset does not know the seed and the epoch: `sosr-det train` says them; in a loop of "
+                "your own, call set_epoch(seed, epoch) before each epoch."
             )
-        return seeded("sample", seed, epoch, *(int(index) for index in indices))
+        origin = ("sample", seed, epoch, *(int(index) for index in indices))
+        if torch.utils.data.get_worker_info() is None:
+            return seeded(*origin)
+        seed_all(*origin)
+        return nullcontext()
 
 
 @contextmanager
@@ -108,9 +151,18 @@ def seed_all(*origin: str | int) -> int:
 
     torch's generators of other devices are left alone (``torch.manual_seed`` would reseed them as well).
     """
-    digest = hashlib.sha256("/".join(map(str, origin)).encode()).digest()
-    random.seed(digest[:8])
-    np.random.seed(np.frombuffer(digest[8:24], "<u4"))
+    digest = _digest(*origin)
+    random.seed(int.from_bytes(digest[:8], "little"))
+    np.random.seed(int.from_bytes(digest[8:12], "little"))  # 2 microseconds; with more words 18
     number = int.from_bytes(digest[24:], "little") >> 1
     torch.default_generator.manual_seed(number)
     return number
+
+
+def seed_number(*origin: str | int) -> int:
+    """63 bits made from ``origin``, to seed a generator with; the same that :func:`seed_all` returns."""
+    return int.from_bytes(_digest(*origin)[24:], "little") >> 1
+
+
+def _digest(*origin: str | int) -> bytes:
+    return hashlib.sha256("/".join(map(str, origin)).encode()).digest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sosr_det.engine.configs import bare_type
+from sosr_det.engine.exact_engine import EQUIVALENT_TYPES
 from sosr_det.engine.recorded_config import recorded_values
 from sosr_det.engine.training_keys import START_KEYS, changes_training, is_volatile
 
@@ -60,7 +61,8 @@ def config_differences(
     Left out: the work directory, the launcher and other names that say only where a run is started; variables that
     configs are written with and no section is read from; ``RunRecordHook``, which holds the command line's choices.
     Lists and tuples of equal values are equal (a dump may turn one into the other), ``mmdet.RandomFlip`` is
-    ``RandomFlip``. Items of a list that grew are matched by type, so that one more transform is one difference.
+    ``RandomFlip``, and mmengine's loops and checkpoint hook are this project's. Items of a list that grew are matched
+    by type, so that one more transform is one difference.
 
     Args:
         recorded_text: ``config_text`` of a run record.
@@ -117,7 +119,7 @@ def _compare(path: tuple[str, ...], before: Any, now: Any, resuming: bool) -> It
         for index, one, other in _aligned(before, now):
             yield from _compare((*path, str(index)), one, other, resuming)
         return
-    if _plain(before) != _plain(now) and not (path[-1] == "type" and _kind(before) == _kind(now)):
+    if _plain(before) != _plain(now) and not (path[-1] == "type" and _same_type(before, now)):
         yield _difference(path, before, now)
 
 
@@ -175,6 +177,11 @@ def _plain(value: Any) -> Any:
 
 def _name(item: Any) -> str:
     return _kind(item["type"]) if isinstance(item, Mapping) and "type" in item else repr(_plain(item))
+
+
+def _same_type(before: Any, now: Any) -> bool:
+    names = {_kind(before), _kind(now)}
+    return len(names) == 1 or names in EQUIVALENT_TYPES
 
 
 def _kind(kind: Any) -> str:

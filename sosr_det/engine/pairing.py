@@ -8,11 +8,11 @@ from typing import Any
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 from sosr_det.errors import ConfigError
 
-_WRAPPER, _HOOK = "SampleSeededDataset", "BatchDigestHook"
+_HOOK = "BatchDigestHook"
 
 
 def apply_paired(cfg: Any, paired: bool) -> None:
-    """Seed the training data sample by sample and record digests of the batches; ``cfg`` is changed in place.
+    """Record digests of the batches, and seed each epoch by its number; ``cfg`` is changed in place.
 
     Raises:
         ConfigError: a config without a training set; a resumed run that was begun the other way.
@@ -30,7 +30,5 @@ def apply_paired(cfg: Any, paired: bool) -> None:
     loader = cfg.get("train_dataloader")
     if not isinstance(loader, dict) or not isinstance(loader.get("dataset"), dict):
         raise ConfigError("--paired needs a config with a train_dataloader and its dataset.")
-    if loader["dataset"].get("type") != _WRAPPER:
-        loader["dataset"] = {"type": _WRAPPER, "dataset": loader["dataset"]}
     hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook.get("type") != _HOOK]
     cfg.custom_hooks = [*hooks, {"type": _HOOK}]

@@ -83,12 +83,20 @@ def _number(path: Path) -> int:
 def run_files(work_dir: Path) -> list[Path]:
     """What mmengine and this project write into a run's folder: checkpoints, their pointer, the records."""
     patterns = (
-        "epoch_*.pth",
-        "iter_*.pth",
-        "best_*_epoch_*.pth",
-        "best_*_iter_*.pth",
+        *(
+            f"{name}{beside}"
+            for name in (
+                "epoch_*.pth",
+                "mid_epoch_*.pth",
+                "iter_*.pth",
+                "best_*_epoch_*.pth",
+                "best_*_iter_*.pth",
+            )
+            for beside in ("", ".sha256")
+        ),
         "last_checkpoint",
         "dynamics.json",
+        "metrics.jsonl",
         "features_2d.npz",
         FILE_NAME,
     )

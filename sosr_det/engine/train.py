@@ -6,18 +6,25 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sosr_det.engine.acceleration import plan_acceleration
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
+from sosr_det.engine.checkpoints.choice import Choice
 from sosr_det.engine.config_cost import formatted_once
 from sosr_det.engine.configs import load_config
+from sosr_det.engine.determinism import apply_deterministic, deterministic_settings_restored
 from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
+from sosr_det.engine.exact_engine import use_exact_engine
 from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
+from sosr_det.engine.parent_run import note_parent, tell_parent
 from sosr_det.engine.publishing import publish_name, publish_run
-from sosr_det.engine.resumed_start import resumed_start, warn_of_drift
+from sosr_det.engine.resume.continuity import ResumePlan, configured_setup, plan_resume
+from sosr_det.engine.resume.origin import resumed_origin
+from sosr_det.engine.resume.start import recall_options, refuse_changes, settle_start
 from sosr_det.engine.run_record import (
     FILE_NAME,
     kept_checkpoint,
@@ -30,10 +37,12 @@ from sosr_det.engine.setup import (
     fit_to_device,
     require_disk_space,
 )
-from sosr_det.engine.signals import sigterm_unwinds
+from sosr_det.engine.signals import SavedInterrupt, StoppedOnRequest, stop_signals
+from sosr_det.engine.telemetry.display import attach_display
 from sosr_det.engine.train_hooks import add_hooks
 from sosr_det.engine.train_options import TrainOptions
 from sosr_det.engine.training_data import choose_data
+from sosr_det.engine.training_scale import apply_training_scale
 from sosr_det.engine.work_dir import (
     after_interrupt,
     claim_work_dir,
@@ -46,11 +55,77 @@ from sosr_det.registry.names import publishable_name
 
 logger = logging.getLogger("sosr_det")
 
-# Bytes kept per parameter byte: weights and momentum, in the last, the best and the file being written.
-_CHECKPOINT_FACTOR = 6
+# Bytes kept per parameter byte: weights and momentum, in the last two, the file being written, and the best weights.
+_CHECKPOINT_FACTOR = 7
 
 
-@sigterm_unwinds()  # so that the record says so
+@dataclass
+class PreparedTraining:
+    """A training that nothing stands against so far.
+
+    Attributes:
+        cfg: complete, with its hooks.
+        options: with what a resumed run takes over from its record.
+        work_dir: folder of the run; not made yet.
+        choice: the checkpoint to go on from, or None.
+        name: to publish under, or None.
+        plan: of the acceleration.
+        parent: what run.json says of the parent run, or None.
+        resume_plan: how a resumed run goes on, or None.
+    """
+
+    cfg: Any
+    options: TrainOptions
+    work_dir: Path
+    choice: Choice | None
+    name: str | None
+    plan: Any
+    parent: dict[str, Any] | None
+    resume_plan: ResumePlan | None
+
+
+def prepare_training(options: TrainOptions, *, dry_run: bool = False) -> PreparedTraining:
+    """Apply the options to the config, and refuse what can be refused before anything is built.
+
+    Args:
+        options: of the command line.
+        dry_run: leave the files of a run that would be resumed as they are.
+
+    Raises:
+        SosrError: what the user can act on.
+    """
+    if options.registry is not None:
+        os.environ["SOSR_REGISTRY"] = str(options.registry)  # the sosr:// loader reads it
+    import sosr_det.register  # noqa: F401  names in the config must be known before it loads
+
+    cfg = load_config(options.config, options.cfg_options)
+    apply_deterministic(cfg, options.deterministic)  # before anything starts CUDA
+    fit_to_device(cfg, options.launcher)
+    init_distributed(cfg, options.launcher)
+    work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(options.config).stem)
+    cfg.work_dir = str(work_dir)
+    options, choice, lines = settle_start(options, work_dir)
+    for line in lines:
+        _say(line)
+    if choice is not None:
+        options = recall_options(options, choice, work_dir)
+    _apply_distribution(cfg, options)
+    backbone, name, settings = _resolve(cfg, options)
+    claim_work_dir(cfg, work_dir, overwrite=options.overwrite)
+    apply_paired(cfg, options.paired)
+    plan = plan_acceleration(cfg, options)
+    settings["lr_scaling"] = _say_learning_rate(cfg)
+    use_exact_engine(cfg)
+    add_hooks(cfg, options, backbone, settings)
+    parent, lines = tell_parent(cfg, options.parent, options.overwrite)
+    for line in lines:
+        _say(line)
+    resume_plan = None if choice is None else _plan_resume(cfg, choice, options, settle=not dry_run)
+    return PreparedTraining(cfg, options, work_dir, choice, name, plan, parent, resume_plan)
+
+
+@stop_signals()  # saved at the next step, and recorded
+@deterministic_settings_restored()
 @formatted_once()
 def run_training(options: TrainOptions) -> Path:
     """Train, record and publish; returns the work directory.
@@ -60,54 +135,67 @@ def run_training(options: TrainOptions) -> Path:
     Raises:
         SosrError: whatever the user can act on; see the subclasses.
     """
-    if options.registry is not None:
-        os.environ["SOSR_REGISTRY"] = str(options.registry)  # the sosr:// loader reads it
-    import sosr_det.register  # noqa: F401  names in the config must be known before it loads
-
-    cfg = load_config(options.config, options.cfg_options)
-    fit_to_device(cfg, options.launcher)
-    init_distributed(cfg, options.launcher)
-    _apply_distribution(cfg, options)
-    backbone, name, settings = _resolve(cfg, options)
-    work_dir = Path(cfg.work_dir)
-    claim_work_dir(cfg, work_dir, resume=options.resume, overwrite=options.overwrite)
-    apply_paired(cfg, options.paired)
-    plan = plan_acceleration(cfg, options)
-    settings["lr_scaling"] = _say_learning_rate(cfg)
-    add_hooks(cfg, options, backbone, settings)
+    prepared = prepare_training(options)
+    cfg, work_dir = prepared.cfg, prepared.work_dir
     created = make_folder(work_dir)
     runner = None
     try:
-        runner = build_runner(cfg, for_training=True, plan=plan)
+        runner = build_runner(cfg, for_training=True, plan=prepared.plan)
+        attach_display(runner, options.progress)
+        note_parent(runner, prepared.parent)
+        runner.resume_plan = prepared.resume_plan
         needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
         require_disk_space(work_dir, needed, "keeping the checkpoints")
-        with plan.applied_to(runner):
+        with prepared.plan.applied_to(runner):
             runner.train()
     except BaseException as error:
         worked = runner is not None and runner.iter > 0
         for hook in runner.hooks if runner is not None else ():
             if hasattr(hook, "release"):  # the backbone's entry is not used any more
                 hook.release()
-        interrupted = is_interrupt(error)
-        remove = created and not worked
-        clean_up_after(error, work_dir, remove=remove, status="interrupted" if interrupted else "failed")
-        if not interrupted:
-            raise
-        advice = after_interrupt(work_dir, removed=remove)
-        if isinstance(error, SystemExit):
-            if runner is None or runner.rank == 0:
-                print(f"interrupted; {advice}", file=sys.stderr)
-            raise
-        raise KeyboardInterrupt(advice) from error
+        _end_early(error, work_dir, remove=created and not worked, says=runner is None or runner.rank == 0)
     if runner.rank == 0:
-        _finish(work_dir, name)
+        _finish(work_dir, prepared.name)
     return work_dir
+
+
+def _end_early(error: BaseException, work_dir: Path, *, remove: bool, says: bool) -> NoReturn:
+    """Record how the run ended, say how to go on, and raise."""
+    if isinstance(error, (StoppedOnRequest, SavedInterrupt)):
+        clean_up_after(error, work_dir, remove=False, status="stopped")
+        if isinstance(error, SavedInterrupt):
+            raise KeyboardInterrupt(error.text) from error
+        if says:
+            print(error.text, file=sys.stderr)
+        raise error
+    interrupted = is_interrupt(error)
+    clean_up_after(error, work_dir, remove=remove, status="interrupted" if interrupted else "failed")
+    if not interrupted:
+        raise error
+    advice = after_interrupt(work_dir, removed=remove)
+    if isinstance(error, SystemExit):
+        if says:
+            print(f"interrupted; {advice}", file=sys.stderr)
+        raise error
+    raise KeyboardInterrupt(advice) from error
+
+
+def _plan_resume(cfg: Any, choice: Choice, options: TrainOptions, *, settle: bool) -> ResumePlan:
+    """Refuse to go on as another experiment; say from where and how the run goes on."""
+    from mmengine.dist import get_world_size, is_main_process
+
+    plan = plan_resume(choice.meta, configured_setup(cfg, get_world_size()), choice.path)
+    lines = refuse_changes(Path(cfg.work_dir), cfg, plan, allow=options.allow_changes)
+    for line in [*plan.lines, *lines]:
+        _say(line)
+    cfg.load_from = str(choice.path)
+    if settle and is_main_process():
+        choice.settle()
+    return plan
 
 
 def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, dict[str, Any]]:
     """Apply the options to the config; all that can be refused without building anything is refused here."""
-    stem = Path(options.config).stem
-    cfg.work_dir = str(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / stem)
     cfg.launcher = options.launcher
     cfg.resume = options.resume
     apply_data_root(cfg, options.data_root, options.cfg_options)
@@ -115,6 +203,12 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     for line in lines:
         _say(line)
     apply_total_epochs(cfg, options.total_epochs)
+    scale = apply_training_scale(cfg, options.image_scale)
+    if scale:
+        settings["image_scale"] = scale
+    settings["asked"] = {"total_epochs": options.total_epochs}
+    if options.save_every is not None:
+        cfg.save_every_minutes = options.save_every
     if options.seed is not None:
         cfg.randomness = {**cfg.get("randomness", {}), "seed": options.seed}
     uri, allow, start = options.backbone, list(options.allow), None
@@ -122,7 +216,7 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     if set_depth and not options.resume and uri in (None, RANDOM):
         raise ConfigError("--set-depth takes over the depth of the weights that --backbone names; give both.")
     if options.resume:
-        start = resumed_start(cfg, options)
+        start = resumed_origin(cfg, options)
     if start:
         uri, allow = start["settled"], [*start.get("allowed", ()), *allow]
         set_depth = set_depth or bool(start.get("set_depth"))
@@ -132,8 +226,6 @@ def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, 
     record, lines = _settle_on_rank_0(cfg, uri, allow, set_depth and uri not in (None, RANDOM))
     for line in lines:
         logger.warning(line)
-    if options.resume:
-        warn_of_drift(cfg)
     if start and record:
         record["uri"] = start["uri"]  # the name that it was asked for by, though the tag may have moved
     elif start and start.get("uri"):

@@ -7,16 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.checkpoints.names import training_checkpoints
 from sosr_det.engine.configs import walk_dicts
 from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
 from sosr_det.engine.signals import TERMINATED
-from sosr_det.errors import CheckpointError, ConfigError
-
-_LONGEST_PATH = 4096  # characters
+from sosr_det.errors import ConfigError
 
 
-def claim_work_dir(cfg: Any, work_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Never overwrite a run by accident, never "resume" from nothing."""
+def claim_work_dir(cfg: Any, work_dir: Path, *, overwrite: bool) -> None:
+    """Never overwrite a run by accident. What a resumed run goes on from is settled before."""
     if overwrite:
         replaced = {path.resolve() for path in run_files(work_dir)}
         for node in walk_dicts(cfg.model):
@@ -25,40 +24,16 @@ def claim_work_dir(cfg: Any, work_dir: Path, *, resume: bool, overwrite: bool) -
                 raise ConfigError(
                     f"--overwrite would remove {source}, which this run starts from. Use another --work-dir."
                 )
-    if resume and overwrite:
-        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one.")
-    if resume:
-        _require_resumable(work_dir)
-    elif (work_dir / FILE_NAME).exists() and not overwrite:
+    if cfg.get("resume"):
+        return
+    if (work_dir / FILE_NAME).exists() and not overwrite:
         record = read_run_record(work_dir)
         raise ConfigError(
             f"{work_dir} already holds a run ({record['status']}, {len(record['epochs'])} epochs recorded). "
             "Use --resume to continue it, another --work-dir to keep both, or --overwrite to replace it."
         )
-    elif work_dir.exists() and not work_dir.is_dir():
+    if work_dir.exists() and not work_dir.is_dir():
         raise ConfigError(f"the work directory {work_dir} is a file.")
-
-
-def _require_resumable(work_dir: Path) -> None:
-    pointer = work_dir / "last_checkpoint"
-    if not pointer.is_file():
-        raise CheckpointError(
-            f"--resume: {pointer} does not exist, so there is nothing to resume in {work_dir}. "
-            "Leave out --resume to start, or name the run's folder with --work-dir."
-        )
-    with pointer.open(errors="replace") as stream:
-        text = stream.read(_LONGEST_PATH + 1).strip()
-    if len(text) > _LONGEST_PATH or any(len(part) > 255 for part in Path(text).parts):
-        raise CheckpointError(
-            f"--resume: {pointer} holds no path, but a text that begins with {text[:40]!r}."
-        )
-    target = Path(text)
-    local = work_dir / target.name
-    if local.is_file():
-        if local.resolve() != target.resolve():  # the folder was moved or copied: never touch the original
-            pointer.write_text(str(local.resolve()))
-    elif not target.is_file():
-        raise CheckpointError(f"--resume: {pointer} names {str(target)!r}, which is not a file.")
 
 
 def make_folder(work_dir: Path) -> bool:
@@ -91,7 +66,7 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def after_interrupt(work_dir: Path, *, removed: bool) -> str:
-    if (work_dir / "last_checkpoint").is_file():
+    if training_checkpoints(work_dir):
         return "continue with --resume"
     if removed or not (work_dir / FILE_NAME).exists():
         return "no step was made and nothing was kept, start again"

@@ -181,7 +181,7 @@ def test_what_it_forwards_and_what_not():
 
 
 def test_it_says_what_is_missing():
-    with pytest.raises(ConfigError, match="BatchDigestHook"):
+    with pytest.raises(ConfigError, match="set_epoch"):
         SampleSeededDataset(Noisy())[0]
     with pytest.raises(ValueError, match="at least 0"):
         SampleSeededDataset(Noisy()).set_epoch(-1, 0)

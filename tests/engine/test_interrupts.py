@@ -42,22 +42,51 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_the_second_epoch(train, tmp_path, monkeypatch, ctrl_c, number, code):
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted; "), (signal.SIGTERM, 75, ""), (signal.SIGUSR1, 75, "")],
+)
+@pytest.mark.parametrize(
+    ("step", "epochs", "place", "file"),
+    [
+        (2, 1, "epoch 2, step 1 of 2", "mid_epoch_2_iter_3.pth"),
+        (3, 2, "2 epochs, 4 steps", "epoch_2.pth"),
+    ],
+)
+def test_a_signal_is_obeyed_when_the_step_is_done_and_saved(
+    train, tmp_path, monkeypatch, ctrl_c, number, code, told, step, epochs, place, file
+):
+    if number == signal.SIGUSR1 and step == 3:
+        return  # as SIGTERM
     with monkeypatch.context() as patch:
         patch.setattr(
             IterTimerHook,
             "before_train_iter",
-            lambda self, runner, *args, **kwargs: runner.epoch == 1 and os.kill(os.getpid(), number),
+            lambda self, runner, *args, **kwargs: runner.iter == step and os.kill(os.getpid(), number),
         )
         before = signal.getsignal(signal.SIGTERM)
-        assert train() == (code, "interrupted; continue with --resume")
+        assert train() == (
+            code, f"{told}stopped by {number.name} after {place}; saved {file}, continue with --resume"
+        )  # fmt: skip
     assert signal.getsignal(signal.SIGTERM) == before  # processes that are forked later end at once
     record = read_run_record(tmp_path / "run")
-    assert (record["status"], len(record["epochs"])) == ("interrupted", 1)
+    assert (record["status"], len(record["epochs"])) == ("stopped", epochs)
+    assert "val" not in record["epochs"][-1] or epochs == 1
     assert train("--resume")[0] == 0
     record = read_run_record(tmp_path / "run")
     assert (record["status"], len(record["epochs"])) == ("completed", 2)
+    assert "val" in record["epochs"][-1]  # made up for
+
+
+def test_the_second_signal_does_not_wait(train, tmp_path, monkeypatch, ctrl_c):
+    def twice(self, runner, *args, **kwargs):
+        if runner.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(IterTimerHook, "before_train_iter", twice)
+    assert train() == (143, "interrupted; continue with --resume")
+    assert read_run_record(tmp_path / "run")["status"] == "interrupted"
 
 
 def test_ctrl_c_before_the_first_checkpoint_does_not_promise_a_resume(train, tmp_path, monkeypatch):

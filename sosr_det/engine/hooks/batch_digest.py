@@ -21,6 +21,7 @@ from sosr_det.errors import ConfigError
 from sosr_det.registry.digest import tensors_digest
 
 # Where a picture lies is not what is in it.
+_UNFINISHED = "unfinished_batches"  # in the message hub
 _NOT_CONTENT = ("img_path", "ori_filename", "filename", "file_name")
 
 
@@ -28,15 +29,16 @@ _NOT_CONTENT = ("img_path", "ori_filename", "filename", "file_name")
 class BatchDigestHook(Hook):
     """Seeds every epoch by its number, and hashes every training batch before the model touches it.
 
-    Goes with :class:`sosr_det.data.sample_seeds.SampleSeededDataset`; `sosr-det train --paired` adds both. What the
-    model draws itself (dropout, CutMix in the preprocessor) is seeded from (seed, epoch, rank) too, so that it
-    neither depends on what was drawn before training nor changes with a resumption.
+    `sosr-det train --paired` adds it; every training of `sosr-det train` augments by (seed, epoch, sample) already.
+    What the model draws itself (dropout, CutMix in the preprocessor) is seeded from (seed, epoch, rank) too, so that it
+    does not depend on what was drawn before training.
 
     Leaves in ``run.json``:
 
     - ``batches``: per epoch ``epoch`` (from 1), ``digest`` (SHA-256 over everything in every batch of every process in
-      order: images, boxes, labels, sizes, flips), ``num_batches`` (of one process), ``random_state`` (SHA-256 of what
-      the CPU generators had got to at the end of the epoch: equal where the model drew the same numbers);
+      order: images, boxes, labels, sizes, flips; each batch's digest is hashed with the one before, so that a run can
+      be stopped between two batches), ``num_batches`` (of one process), ``random_state`` (SHA-256 of what the CPU
+      generators had got to at the end of the epoch: equal where the model drew the same numbers);
     - ``initial_weights``: digests of all weights inside and outside of the backbone, before the first step.
 
     Raises (in ``before_train``):
@@ -46,8 +48,7 @@ class BatchDigestHook(Hook):
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._num_batches = 0
+        self._digest, self._num_batches = "", 0
 
     def before_train(self, runner) -> None:
         self._dataset = _seeded_dataset(runner.train_dataloader.dataset)
@@ -59,23 +60,37 @@ class BatchDigestHook(Hook):
         known = info.get("batches") or [] if runner.epoch else []
         # Through the message hub they travel in the checkpoint, so a resumed run has them as of that checkpoint.
         runner.message_hub.update_info("batches", [each for each in known if each["epoch"] <= runner.epoch])
+        place = getattr(runner.train_loop, "place", None)
+        self._goes_on = bool(place and place.batches_done)
         if not runner.iter:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             runner.message_hub.update_info("initial_weights", weight_digests(model))
 
     def before_train_epoch(self, runner) -> None:
         self._dataset.set_epoch(runner.seed, runner.epoch)
+        if self._goes_on:  # in the middle of this epoch, with the random states it had there
+            ranks = runner.message_hub.get_info(_UNFINISHED)
+            self._digest, self._num_batches = ranks[get_rank()]
+            self._goes_on = False
+            return
         number = seed_all("epoch", runner.seed, runner.epoch, get_rank())
         if torch.cuda.is_available():
             torch.cuda.manual_seed_all(number)
-        self._hash, self._num_batches = hashlib.sha256(), 0
+        self._digest, self._num_batches = "", 0
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        add_to_digest(self._hash, data_batch)
+        batch = hashlib.sha256(self._digest.encode())
+        add_to_digest(batch, data_batch)
+        self._digest = batch.hexdigest()
         self._num_batches += 1
 
+    def before_save_mid_epoch(self, runner) -> None:
+        """Every rank's unfinished digest goes into the checkpoint."""
+        own = [self._digest, self._num_batches]
+        runner.message_hub.update_info(_UNFINISHED, all_gather_object(own))
+
     def after_train_epoch(self, runner) -> None:
-        own = [self._hash.hexdigest(), _random_state()]
+        own = [self._digest, _random_state()]
         ranks = all_gather_object(own)
         batches, states = ([each[place] for each in ranks] for place in (0, 1))
         entry = {
@@ -178,6 +193,7 @@ def _seeded_dataset(dataset: Any) -> SampleSeededDataset:
         dataset = vars(dataset).get("_dataset")  # mmengine's num_batch_per_epoch puts a slice around it
     if dataset is None:
         raise ConfigError(
-            "BatchDigestHook needs the training data in a SampleSeededDataset; use `sosr-det train --paired`."
+            "BatchDigestHook needs the training data in a SampleSeededDataset; use `sosr-det train --paired`, or the "
+            "loop ExactEpochLoop."
         )
     return dataset

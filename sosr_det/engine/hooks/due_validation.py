@@ -33,7 +33,7 @@ class DueValidationHook(Hook):
         broadcast_object_list(found, src=0)  # ranks may not share a folder
         if found[0]:
             runner.logger.info(f"Epoch {runner.epoch} was not validated before the run stopped: doing so now")
-            runner.val_loop.run()
+            runner.train_loop.validate() if hasattr(runner.train_loop, "validate") else runner.val_loop.run()
 
     @staticmethod
     def _is_owed(runner) -> bool:

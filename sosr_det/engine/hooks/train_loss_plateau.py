@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.device import get_device
+from mmengine.dist import all_gather_object, all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.optim import ReduceOnPlateauLR
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 
 from sosr_det.errors import ConfigError
+
+_UNFINISHED = "unfinished_loss"  # in the message hub
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -108,6 +111,17 @@ class TrainLossPlateauHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         self._sum, self._num_iters = None, 0
+        place = getattr(runner.train_loop, "place", None)
+        kept = runner.message_hub.runtime_info.get(_UNFINISHED)
+        if place and place.batches_done and kept:  # a run that goes on in the middle of an epoch
+            total, self._num_iters = kept[get_rank()]
+            self._sum = torch.tensor(total, dtype=torch.float64, device=get_device())
+
+    def before_save_mid_epoch(self, runner) -> None:
+        """Every rank's unfinished sum goes into the checkpoint."""
+        if self._sum is not None:
+            own = (float(self._sum), self._num_iters)
+            runner.message_hub.update_info(_UNFINISHED, all_gather_object(own))
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not any(_plateaus(runner)):

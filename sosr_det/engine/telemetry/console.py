@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+
+from sosr_det.engine.runner import EngineRunner
 
 # Warnings that mmengine's own code causes and users can do nothing about.
 _OF_NO_USE = ("will be deprecated in future",)
@@ -35,10 +36,14 @@ def keep_off_terminal(logger: MMLogger) -> None:
             logger.handlers[place] = terminal
 
 
-class TrainingRunner(Runner):
-    """mmengine's ``Runner``, whose environment, config and list of hooks are logged to its file alone."""
+class LogsToFile:
+    """Mixed into a Runner: its environment, config and list of hooks are logged to its file alone."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
         keep_off_terminal(logger)
         return logger
+
+
+class TrainingRunner(LogsToFile, EngineRunner):
+    """mmengine's ``Runner`` for trainings."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from sosr_det.engine.backbone.places import find_backbones
 from sosr_det.engine.backbone.source import RANDOM
-from sosr_det.engine.config_drift import drift, drift_line
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 from sosr_det.engine.train_options import TrainOptions
 from sosr_det.errors import ConfigError
@@ -16,7 +15,7 @@ from sosr_det.errors import ConfigError
 logger = logging.getLogger("sosr_det")
 
 
-def resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
+def resumed_origin(cfg: Any, options: TrainOptions) -> dict | None:
     """A resumed run continues from its own checkpoint and stays the child of the backbone it started from.
 
     Returns:
@@ -41,14 +40,3 @@ def resumed_start(cfg: Any, options: TrainOptions) -> dict | None:
             backbone.settings["init_cfg"] = None
         settled = None
     return {**start, "settled": settled}
-
-
-def warn_of_drift(cfg: Any) -> None:
-    """Say what a resumed run would do otherwise than it did: a forgotten --cfg-options mixes two recipes."""
-    work_dir = Path(cfg.work_dir)
-    if not (work_dir / FILE_NAME).is_file():
-        return
-    source = str(work_dir / FILE_NAME)
-    found = drift(read_run_record(work_dir), source, cfg, dataloaders=["train_dataloader", "val_dataloader"])
-    if found:
-        logger.warning(drift_line(found, doing="resuming", run_dir=work_dir))
