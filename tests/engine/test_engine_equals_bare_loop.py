@@ -123,6 +123,15 @@ def schedule():
     return warm_up + cosine
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small operations on several threads wait for each other, for minutes where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 LOSSES = {
     "cross-entropy": ({"type": "CrossEntropyLoss"}, F.cross_entropy),
     "SOSR": ({"type": "SOSRLoss", "threshold": 0.21, "weight": 2.0}, SOSRLoss(threshold=0.21, weight=2.0)),
