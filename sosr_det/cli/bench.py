@@ -167,6 +167,23 @@ def train(
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
 
 
+@app.command()
+def start(
+    data: Annotated[Path, typer.Option(help="Demo data, as `sosr-det data demo --out DIR` makes it.")],
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="classification or detection; may be given several times. Default: both."),
+    ] = None,
+    repeats: Repeats = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds from the start of `sosr-det train` to its first training batch, on demo data."""
+    from sosr_det.analysis.bench_start import bench_start, report_lines
+
+    results = bench_start(data, stage or (), repeats)
+    typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
+
+
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
