@@ -69,6 +69,32 @@ def augment(
 
 
 @app.command()
+def pipeline(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder with JPEGs, such as ImageNet's; without it, some are drawn.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many images per round.")] = 200,
+    repeats: Repeats = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Images for training and validation at 224 px from JPEG files, against torchvision's ways, on one core."""
+    import sosr_det.register  # noqa: F401  the transforms' names
+    from sosr_det.analysis.bench_pipeline import bench_pipeline
+
+    results = bench_pipeline(images, limit, repeats)
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+        return
+    about = results["images"]
+    typer.echo(
+        f"{about['number']} JPEGs ({about['source']}), {about['mean_width_px']} x {about['mean_height_px']} px and "
+        f"{about['mean_file_kb']} kB on average, one thread, {repeats} rounds, ms for each image; "
+        + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    )
+    typer.echo(_table(results["rows"]))
+
+
+@app.command()
 def registry(
     entries: Annotated[int, typer.Option(min=1, help="Entries that `registry ls` lists.")] = 1000,
     repeats: Repeats = 7,
