@@ -186,7 +186,7 @@ def test_usual_openmmlab_overrides_are_accepted(override):
     [
         ("model.num_clases=20", "num_classes"),
         ("train_dataloder.batch_size=1", "train_dataloader"),
-        ("train_dataloader.dataset.pipeline.7.size=32", "list of 2"),
+        ("train_dataloader.dataset.pipeline.7.size=32", "list of 1"),
         ("nonsense", "KEY=VALUE"),
         ("total_epochs=3", "would do nothing"),
         ("train_pipeline=[]", "would do nothing"),
