@@ -210,6 +210,38 @@ def start(
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
 
 
+@app.command()
+def model(
+    workload: Annotated[str, typer.Option(help="imagenet-90e or voc0712-1x.")] = "imagenet-90e",
+    gpu: Annotated[str, typer.Option(help="v100-fp32, v100-amp, a100-tf32 or a100-amp.")] = "a100-tf32",
+    gpus: Annotated[list[int] | None, typer.Option(min=1, help="May be given several times.")] = None,
+    img_per_s_per_gpu: Annotated[
+        float | None, typer.Option(help="Measured with `bench train`; default: published for the GPU.")
+    ] = None,
+    img_per_s_per_core: Annotated[float | None, typer.Option(help="Measured with `bench pipeline`.")] = None,
+    cores_per_gpu: Annotated[int | None, typer.Option(help="CPU cores that read images for a GPU.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(help="GPUs in a machine.")] = None,
+    gpu_link: Annotated[float | None, typer.Option(help="GB/s between GPUs of a machine.")] = None,
+    node_link: Annotated[float | None, typer.Option(help="GB/s of a machine's network.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """On paper, nothing is measured: images per second and hours of a run on 1, 8 and 64 GPUs (docs/distributed.md)."""
+    from sosr_det.analysis.throughput_model import WORKLOADS, machine_of, predict, table
+
+    machine = machine_of(
+        workload,
+        gpu,
+        img_per_s_per_gpu=img_per_s_per_gpu,
+        img_per_s_per_core=img_per_s_per_core,
+        cores_per_gpu=cores_per_gpu,
+        gpus_per_node=gpus_per_node,
+        gpu_link_gb_per_s=gpu_link,
+        node_link_gb_per_s=node_link,
+    )
+    rows = [predict(WORKLOADS[workload], machine, number) for number in gpus or (1, 8, 64)]
+    typer.echo(json.dumps(rows, indent=1) if as_json else table(rows))
+
+
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
