@@ -25,7 +25,7 @@ def fake_training(lines, code=130, seconds=0.0):
 import sys, time
 for name in {lines!r}:
     time.sleep({seconds})
-    print(name, time.monotonic(), file=open(sys.argv[1], "a"))
+    print(name, time.monotonic(), 7.5, file=open(sys.argv[1], "a"))
 print("the reason")
 sys.exit({code})
 """
@@ -34,6 +34,7 @@ sys.exit({code})
 def test_marks_count_from_the_start_of_the_process(data, monkeypatch):
     monkeypatch.setattr(bench, "_PROBE", fake_training(bench.MARKS, seconds=0.2))
     found = bench.time_start(data, "classification")
+    assert found.pop("first_batch_cpu") == 7.5
     assert list(found) == list(bench.MARKS)
     values = list(found.values())
     assert values[0] >= 0.2  # Python's own start counts too
@@ -46,7 +47,8 @@ def test_medians_of_starts_in_turns(data, monkeypatch):
     def time_start(folder, stage):
         seconds, letter = next(starts)
         assert stage.startswith({"c": "cl", "d": "de"}[letter])
-        return {mark: seconds + index / 10 for index, mark in enumerate(bench.MARKS)}
+        marks = {mark: seconds + index / 10 for index, mark in enumerate(bench.MARKS)}
+        return marks | {"first_batch_cpu": seconds / 2}
 
     monkeypatch.setattr(bench, "time_start", time_start)
     results = bench.bench_start(data, repeats=3)
@@ -55,8 +57,19 @@ def test_medians_of_starts_in_turns(data, monkeypatch):
     assert results["detection"]["built_s"] == 6.1
     header, columns, *rows = bench.report_lines(results)
     assert "medians" in header
-    assert columns.split() == ["stage", "imported", "built", "first", "batch", "first", "step", "limit"]
-    assert rows[0].split() == ["classification", "2.00", "2.10", "2.20", "2.30", "10"]
+    assert columns.split() == [
+        "stage",
+        "imported",
+        "built",
+        "first",
+        "batch",
+        "first",
+        "step",
+        "CPU",
+        "s",
+        "limit",
+    ]
+    assert rows[0].split() == ["classification", "2.00", "2.10", "2.20", "2.30", "1.00", "10"]
 
 
 def test_a_training_that_ends_too_early_is_told_with_its_last_lines(data, monkeypatch):
