@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,10 @@ from sosr_det.engine.configs import walk_dicts
 from sosr_det.engine.run_record import FILE_NAME, read_run_record, run_files, write_run_record
 from sosr_det.engine.signals import TERMINATED
 from sosr_det.errors import ConfigError
+
+
+class OccupiedError(ConfigError):
+    """The work directory holds a run already, and nothing was said about it."""
 
 
 def claim_work_dir(cfg: Any, work_dir: Path, *, overwrite: bool) -> None:
@@ -28,7 +31,7 @@ def claim_work_dir(cfg: Any, work_dir: Path, *, overwrite: bool) -> None:
         return
     if (work_dir / FILE_NAME).exists() and not overwrite:
         record = read_run_record(work_dir)
-        raise ConfigError(
+        raise OccupiedError(
             f"{work_dir} already holds a run ({record['status']}, {len(record['epochs'])} epochs recorded). "
             "Use --resume to continue it, another --work-dir to keep both, or --overwrite to replace it."
         )
@@ -80,17 +83,27 @@ def clean_up_after(error: BaseException, work_dir: Path, *, remove: bool, status
     if not is_main_process():
         return
     if remove:
-        # Close the log file first: it lives in the folder that goes.
-        for handler in logging.getLogger("mmengine").handlers:
-            handler.close()
-        _forget_visualizers()
-        shutil.rmtree(work_dir, ignore_errors=True)
+        remove_folder(work_dir)
         return
     if (work_dir / FILE_NAME).exists():
         record = read_run_record(work_dir)
         if record["status"] == "running":
             record.update(status=status, error=f"{type(error).__name__}: {error}"[:2000])
             write_run_record(work_dir, record)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that a run has written into; what mmengine keeps open in it is closed first."""
+    from mmengine.logging import MMLogger
+
+    for logger in MMLogger._instance_dict.values():
+        for handler in list(logger.handlers):
+            name = getattr(handler, "baseFilename", None)
+            if name is not None and Path(name).is_relative_to(folder.absolute()):
+                handler.close()
+                logger.handlers.remove(handler)
+    _forget_visualizers()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_visualizers() -> None:

@@ -88,6 +88,11 @@ class StepClock:
         return self._epoch
 
     @property
+    def steady(self) -> Span:
+        """All steps of this process but the first one."""
+        return self._run
+
+    @property
     def seconds_per_step(self) -> float | None:
         """Mean over all steps of this process but the first one; None before the second."""
         return self._run.seconds_per_step

@@ -52,6 +52,11 @@ class MetricsHook(Hook):
         self._validation_seconds: float | None = None
         self._previous_step = 0.0
 
+    @property
+    def steady(self) -> Span:
+        """All training steps of this process but the first one."""
+        return self._clock.steady
+
     # ---- the run -----------------------------------------------------------------------------------------------
 
     def before_train(self, runner) -> None:
@@ -201,7 +206,7 @@ class MetricsHook(Hook):
         left = eta_seconds(
             runner.max_iters - runner.iter - 1,
             self._clock.seconds_per_step,
-            _validations_left(runner),
+            validations_left(runner),
             self._validation_seconds,
         )
         return None if left is None else round(left, 1)
@@ -245,7 +250,7 @@ def _epoch_length(runner) -> int:
     return len(loop.dataloader) if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters
 
 
-def _validations_left(runner) -> int:
+def validations_left(runner) -> int:
     loop = runner.train_loop
     if runner.val_loop is None:
         return 0
