@@ -1,0 +1,1 @@
+"""Training checkpoints: written whole or not at all, checked, and enough to go on from exactly."""

@@ -1,0 +1,71 @@
+"""Training by steps, exactly resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.registry import LOOPS
+from mmengine.runner import IterBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from sosr_det.engine.loops.place import Place
+from sosr_det.engine.loops.training_loader import TrainingBatches, build_training_loader
+
+
+@LOOPS.register_module()
+class ExactIterLoop(IterBasedTrainLoop):
+    """mmengine's ``IterBasedTrainLoop`` with what :class:`sosr_det.engine.loops.ExactEpochLoop` adds to the epoch loop.
+
+    Samples are augmented by (seed, step, index). Works with samplers with and without an end.
+    """
+
+    def __init__(self, runner: Any, dataloader: DataLoader | dict, **kwargs: Any) -> None:
+        if isinstance(dataloader, Mapping):
+            dataloader = build_training_loader(runner, dataloader)
+        super().__init__(runner, dataloader, **kwargs)
+        self.place = Place(runner, self.dataloader)
+        self._batches = TrainingBatches(self.dataloader, runner.seed)
+
+    def engine_state(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The place in the run, for a checkpoint."""
+        return self.place.engine_state(0, total_epochs=None, total_steps=self._max_iters)
+
+    def restore(self, meta: Mapping[str, Any], rng: Sequence[Mapping[str, Any]] | None) -> None:
+        """Go on from the place of a checkpoint; see :meth:`Place.restore`."""
+        self.place.restore(meta, rng)
+
+    def run(self) -> torch.nn.Module:
+        """Train until the last step; raises as :meth:`ExactEpochLoop.run` does."""
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        with self.place.running():
+            batches = self._endless()
+            while self._iter < self._max_iters and not self.stop_training:
+                self.runner.model.train()
+                batch = next(batches)
+                self.place.release_random_state()
+                self.run_iter(batch)
+                self._decide_current_val_interval()
+                due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+                self.place.after_step(is_last=self._iter == self._max_iters)
+                if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
+                    self.validate()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def validate(self) -> None:
+        """Run the validation; the training's random numbers are afterwards where they were."""
+        with self.place.training_suspended():
+            self.runner.val_loop.run()
+
+    def _endless(self) -> Iterator[Any]:
+        """Batches from the step that is next: of an endless sampler, or of one pass after the other."""
+        count, sampler = len(self.dataloader), self.dataloader.batch_sampler
+        if sampler.is_endless:
+            yield from self._batches.begin(0, self._iter, self._iter)
+            return
+        while True:
+            yield from self._batches.begin(self._iter // count, self._iter % count, self._iter)
