@@ -57,8 +57,8 @@ class Workload:
 
 
 WORKLOADS = {
-    # torchvision's resnet50 at 224 px: counted with torch.utils.flop_counter. 90 epochs, 50,000 images after each.
-    "imagenet-90e": Workload(1_281_167, 90, 50_000, 90, 25_557_032, 4.09, 256, 480),
+    # pretrain/resnet50_*_8xb32-90e_in1k: torchvision's resnet50 at 224 px, 50,000 images after each epoch.
+    "imagenet-90e": Workload(1_281_167, 90, 50_000, 90, 25_557_032, 4.09, 32, 480),
     # detection/retinanet_r50-*_1x_voc0712: 12 passes, 800x608 px (VOC's 500x375 enlarged and padded); no validation.
     "voc0712-1x": Workload(16_551, 12, 0, 0, 36_498_648, 100.8, 2, 60),
 }
@@ -85,8 +85,8 @@ class Machine:
         img_per_s_per_core: of the input pipeline.
         cores_per_gpu: CPU cores that read images for one GPU.
         gpus_per_node: at least 1.
-        gpu_link_gb_per_s: between GPUs of a node, 10^9 bytes per second and direction (NVLink 3: 230 in practice; PCIe 4:
-            some 20).
+        gpu_link_gb_per_s: between GPUs of a node, 10^9 bytes per second and direction (NVLink 3: 230 in practice; PCIe
+            4: some 20).
         node_link_gb_per_s: between nodes, of a whole node (one 200 Gbit/s adapter: 25).
     """
 
@@ -121,8 +121,8 @@ def predict(workload: Workload, machine: Machine, gpus: int) -> dict[str, Any]:
     """What the model says of a run on ``gpus`` GPUs.
 
     Returns:
-        ``compute_s``, ``input_s``, ``exchange_s``, ``exposed_s`` and ``step_s`` of one step in seconds; ``img_per_s`` of
-        all GPUs; ``efficiency``: of as many single GPUs that wait for nothing, 0 to 1; ``bound``: compute, input or
+        ``compute_s``, ``input_s``, ``exchange_s``, ``exposed_s`` and ``step_s`` of one step in seconds; ``img_per_s``
+        of all GPUs; ``efficiency``: of as many single GPUs that wait for nothing, 0 to 1; ``bound``: compute, input or
         exchange; ``hours`` of the run.
 
     Raises:
