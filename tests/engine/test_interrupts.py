@@ -78,6 +78,23 @@ def test_a_signal_is_obeyed_when_the_step_is_done_and_saved(
     assert "val" in record["epochs"][-1]  # made up for
 
 
+def test_a_signal_in_the_validation_of_a_saved_epoch(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            IterTimerHook,
+            "before_val_iter",
+            lambda self, *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM),
+        )
+        code, line = train()
+    assert (code, line) == (
+        75, "stopped by SIGTERM after 1 epoch, 2 steps; saved epoch_1.pth, continue with --resume"
+    )  # fmt: skip
+    record = read_run_record(tmp_path / "run")
+    assert [each["epoch"] for each in record["epochs"] if "val" in each] == []
+    assert train("--resume")[0] == 0
+    assert [each["epoch"] for each in read_run_record(tmp_path / "run")["epochs"] if "val" in each] == [1, 2]
+
+
 def test_the_second_signal_does_not_wait(train, tmp_path, monkeypatch, ctrl_c):
     def twice(self, runner, *args, **kwargs):
         if runner.iter == 2:

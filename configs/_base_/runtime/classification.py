@@ -7,9 +7,10 @@ default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    # The paper reports the best epoch, so the best one is kept beside the last one.
+    # The paper reports the best epoch, so the best one is kept beside the last two, of which one is there to fall back
+    # to should the disk damage the other.
     checkpoint=dict(
-        type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="accuracy/top1", rule="greater"
+        type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="accuracy/top1", rule="greater"
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )

@@ -7,7 +7,7 @@ stage = "detection"
 custom_hooks = [dict(type="BackboneContractHook")]
 default_hooks = dict(
     checkpoint=dict(
-        type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="voc/map_11point", rule="greater"
+        type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="voc/map_11point", rule="greater"
     )
 )
 vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
 
 from sosr_det.engine.checkpoints.hook import AtomicCheckpointHook
 from sosr_det.engine.checkpoints.pending_gradients import are_pending
 from sosr_det.engine.checkpoints.rng_state import reseed, rng_state, set_rng_state
 from sosr_det.engine.loops.stop_consensus import StopConsensus, Wish, signal_name
-from sosr_det.engine.resume.continuity import ENGINE_VERSION
+from sosr_det.engine.resume.continuity import ENGINE_VERSION, counted
 from sosr_det.engine.signals import SavedInterrupt, StoppedOnRequest, active_stop_signals
 from sosr_det.errors import ConfigError
 
@@ -39,6 +40,7 @@ class Place:
         self._consensus = StopConsensus(float(runner.cfg.get("save_every_minutes", SAVE_EVERY_MINUTES)))
         self._wish = Wish()
         self._waiting_rng: dict[str, Any] | None = None  # to be set when the training goes on
+        runner.register_hook(_StopInValidation(self))
 
     # --- what a checkpoint holds -----------------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class Place:
         name = signal_name(self._wish.stop)
         where = f"epoch {self.runner.epoch + 1}, step {self.batches_done} of {len(self.loader)}"
         if not self.batches_done:
-            where = f"{self.runner.epoch} epochs, {self.runner.iter} steps"
+            where = counted(self.runner.epoch, self.runner.iter)
         text = f"stopped by {name} after {where}; " + (
             f"saved {path.name}, continue with --resume"
             if path
@@ -182,3 +184,17 @@ class Place:
 
     def _hook(self) -> AtomicCheckpointHook | None:
         return next((each for each in self.runner.hooks if isinstance(each, AtomicCheckpointHook)), None)
+
+
+class _StopInValidation(Hook):
+    """A request to stop need not wait for the end of a long validation."""
+
+    priority = "LOWEST"
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        self._place.stop_now_if_saved()

@@ -101,7 +101,7 @@ def plan_resume(meta: Mapping[str, Any], now: Setup, checkpoint: Path) -> Resume
     Raises:
         ConfigError: it would be another experiment; says what differs and how to keep it.
     """
-    done = f"{meta['epoch']} epochs, {meta['iter']} steps"
+    done = counted(meta["epoch"], meta["iter"])
     state = meta.get("engine")
     if not isinstance(state, Mapping) or state.get("version") != ENGINE_VERSION:
         return ResumePlan(
@@ -145,6 +145,11 @@ def plan_resume(meta: Mapping[str, Any], now: Setup, checkpoint: Path) -> Resume
             "as if it had from the start"
         )
     return plan
+
+
+def counted(epochs: int, steps: int) -> str:
+    """``1 epoch, 37 steps``."""
+    return f"{epochs} epoch{'s' * (epochs != 1)}, {steps} step{'s' * (steps != 1)}"
 
 
 def _refuse_another_experiment(then: Setup, now: Setup, meta: Mapping[str, Any], checkpoint: Path) -> None:
