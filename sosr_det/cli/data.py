@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sosr_det.cli import data_storage
 from sosr_det.cli.data_report import print_report
 from sosr_det.errors import DataError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from sosr_det.data.prepare.progress import Progress
 
 app = typer.Typer(help="Make, prepare and check data sets.", no_args_is_help=True)
+app.command()(data_storage.index)
+app.command()(data_storage.shard)
 
 
 class DatasetName(StrEnum):
@@ -107,7 +110,7 @@ def prepare(
     from sosr_det.data.prepare import prepare_dataset
 
     root = _root(root)
-    with _progress_bars(in_bytes=True) as progress:
+    with progress_bars(in_bytes=True) as progress:
         prepared = prepare_dataset(
             name.value, root, archives=archive or [], remove_archives=remove_archive, progress=progress
         )
@@ -158,7 +161,7 @@ def verify(
     from sosr_det.data.prepare import verify_dataset
 
     try:
-        with _progress_bars(in_bytes=False) as progress:
+        with progress_bars(in_bytes=False) as progress:
             report = verify_dataset(
                 name.value,
                 _root(root),
@@ -190,7 +193,7 @@ def _root(asked: Path | None) -> Path:
 
 
 @contextmanager
-def _progress_bars(*, in_bytes: bool) -> Iterator[Progress]:
+def progress_bars(*, in_bytes: bool) -> Iterator[Progress]:
     """One bar for each activity on a terminal's stderr; elsewhere one line when an activity begins."""
     from rich.console import Console
     from rich.progress import (

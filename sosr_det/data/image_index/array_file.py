@@ -25,13 +25,16 @@ _TYPES = ("|u1", "<u4", "<u8", "<i4", "<i8")
 _LONGEST_HEADER = 64 * 2**20
 
 
-def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+def write_arrays(
+    file: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], mode: int = 0o600
+) -> None:
     """Replace ``file`` as a whole: at no moment is there a part of it under its name.
 
     Args:
-        file: in an existing folder; only its owner may read it.
+        file: in an existing folder.
         arrays: one-dimensional, of unsigned or signed integers.
         about: anything that JSON can hold.
+        mode: of the file, less the umask; by default its owner's alone.
 
     Raises:
         OSError: it cannot be written.
@@ -47,7 +50,7 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], about: Mapping[st
     header = json.dumps({"arrays": entries, "about": dict(about)}).encode()
     staged = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(8)}.part")
     try:
-        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
             out.write(MAGIC + struct.pack("<II", len(header), zlib.crc32(header)) + header)
             _fill_up(out)
             for array in laid_out.values():
