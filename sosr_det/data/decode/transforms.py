@@ -69,7 +69,7 @@ class DecodeRandomResizedCrop(_DecodingTransform):
         reducing_gap: float | None = 3.0,
     ) -> None:
         owner = type(self).__name__
-        self.size = _height_and_width(size, owner)
+        self.size = height_and_width(size, owner)
         self.scale = _bounds(scale, "scale", 1.0, owner)
         self.ratio = _bounds(ratio, "ratio", math.inf, owner)
         self.flip_prob = require_probability(flip_prob, owner)
@@ -81,15 +81,22 @@ class DecodeRandomResizedCrop(_DecodingTransform):
 
     def decode(self, source: ImageSource) -> Tensor:
         """One random view, uint8 ``[3, *size]`` in RGB."""
-        first = torch.rand(5, dtype=torch.float64).tolist()  # a flip, and the numbers of most boxes
+        box, flip = self.draw(source)
+        return self.view(source, box, flip=flip)
+
+    def draw(self, source: ImageSource) -> tuple[CropBox, bool]:
+        """The box of a random view, and whether it is flipped."""
+        numbers = _uniform(5)  # a flip, and what most boxes take
+        flip = numbers.pop() < self.flip_prob
+        first = iter([numbers])
         box = draw_crop_box(
             source.height,
             source.width,
             self.scale,
             self.ratio,
-            lambda count: [first.pop() for _ in range(count)] if len(first) > count else _uniform(count),
+            lambda count: next(first, None) or _uniform(count),
         )
-        return self.view(source, box, flip=first[0] < self.flip_prob)
+        return box, flip
 
     def view(self, source: ImageSource, box: CropBox, *, flip: bool) -> Tensor:
         """The view of one box, as training sees it."""
@@ -126,7 +133,7 @@ class DecodeResize(_DecodingTransform):
 
     def __init__(self, size: int | Sequence[int]) -> None:
         self.shorter_side = size if isinstance(size, int) else None
-        self.size = _height_and_width(size, type(self).__name__)
+        self.size = height_and_width(size, type(self).__name__)
 
     def decode(self, source: ImageSource) -> Tensor:
         """The resized image, uint8 ``[3, H, W]`` in RGB."""
@@ -157,7 +164,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
-def _height_and_width(size: Any, owner: str) -> tuple[int, int]:
+def height_and_width(size: Any, owner: str) -> tuple[int, int]:
+    """``size`` as (height, width) in pixels, if it is that or the side of a square.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     sides = [size, size] if isinstance(size, int) else size
     whole = isinstance(sides, list | tuple) and len(sides) == 2
     if not whole or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in sides):
