@@ -59,9 +59,9 @@ class DaliDecoder:
         pipeline = self._pipeline_for(len(files), device)
         bytes_, numbers = files.numpy(), plan.numpy().astype(np.int32)
         pipeline.feed_input("files", [row[: n[_NUM_BYTES]] for row, n in zip(bytes_, numbers, strict=True)])
-        pipeline.feed_input("start", list(numbers[:, [_TOP, _LEFT]]))
-        pipeline.feed_input("shape", list(numbers[:, [_HEIGHT, _WIDTH]]))
-        pipeline.feed_input("flip", list(numbers[:, _FLIP]))
+        pipeline.feed_input("start", _rows(numbers[:, [_TOP, _LEFT]]))
+        pipeline.feed_input("shape", _rows(numbers[:, [_HEIGHT, _WIDTH]]))
+        pipeline.feed_input("flip", _rows(numbers[:, _FLIP]))
         try:
             (views,) = pipeline.run()
         except RuntimeError as error:
@@ -117,6 +117,11 @@ class DaliDecoder:
         result = torch.empty((len(views), 3, *self.size), dtype=torch.uint8, device=device)
         feed_ndarray(views.as_tensor(), result, cuda_stream=torch.cuda.current_stream(device))
         return result
+
+
+def _rows(numbers: np.ndarray) -> list[np.ndarray]:
+    """DALI takes no arrays with gaps."""
+    return [np.ascontiguousarray(row).reshape(row.shape) for row in numbers]
 
 
 def _import_dali() -> Any:
