@@ -202,6 +202,17 @@ def train(
         ),
     ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The same as --progress none.")] = False,
+    on_bad_image: Annotated[
+        str | None,
+        typer.Option(
+            help="What to do about an image that turns out to be missing or damaged: 'error' stops with its path (the "
+            "default); 'skip' takes the next readable one, tells of it and counts."
+        ),
+    ] = None,
+    max_bad_images: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --on-bad-image skip: more of them stop the run. Default: 10."),
+    ] = None,
     dynamics: Annotated[
         bool,
         typer.Option(
@@ -275,6 +286,8 @@ def train(
         image_scale=parse_image_scale(image_scale) if image_scale else None,
         parent=parent,
         progress="none" if quiet else progress,
+        on_bad_image=on_bad_image,
+        max_bad_images=max_bad_images,
         dynamics=dynamics,
         paired=paired,
         publish=not no_publish,

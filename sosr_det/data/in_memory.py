@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sosr_det.data.memory import available_memory_bytes
 from sosr_det.data.transforms import build_pipeline
+from sosr_det.data.unreadable import find_unreadable
 from sosr_det.errors import ConfigError, DataError
 
 _SECONDS_BETWEEN_PROGRESS_LINES = 5.0
@@ -89,6 +90,7 @@ class InMemoryDataset(torch.utils.data.Dataset):
         self.metainfo = dict(getattr(source, "metainfo", None) or {})
         self.classes = list(self.metainfo.get("classes", ()))
         self._fingerprint = source.fingerprint() if hasattr(source, "fingerprint") else None
+        self.unreadable = find_unreadable(source)
         self.images, self.labels = _decode_all(source, num_threads or len(_own_cores()))
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS
 
 from sosr_det.compat import install_mmcv_ops
 from sosr_det.data.holdout import check_holdout, holdout_part
+from sosr_det.data.unreadable import check_file_end
 from sosr_det.data.voc_dataset.files import VOCFiles
 from sosr_det.data.voc_dataset.images import AUTO
 from sosr_det.data.voc_dataset.metainfo import (
@@ -26,7 +27,7 @@ from sosr_det.data.voc_dataset.metainfo import (
 )
 from sosr_det.data.voc_dataset.records import VOCRecords, build_records, usable_boxes
 from sosr_det.data.voc_dataset.report import VOCLoadReport
-from sosr_det.errors import ConfigError, DataError
+from sosr_det.errors import ConfigError, DataError, UnreadableImageError
 
 install_mmcv_ops()  # mmdet.datasets imports mmcv.ops
 from mmdet.datasets import VOCDataset  # noqa: E402
@@ -259,6 +260,8 @@ class CheckedVOCDataset(VOCDataset):
                 ``on_problem`` says. Any other failure is passed on, with a note that names the image.
         """
         try:
+            if not self.backend_args:
+                check_file_end(self.get_data_info(idx)["img_path"])
             return super().prepare_data(idx)
         except DataError:
             raise
@@ -266,7 +269,7 @@ class CheckedVOCDataset(VOCDataset):
             img_path = self.get_data_info(idx)["img_path"]
             problem = self._files().image_problem(img_path)
             if problem is not None:
-                raise DataError(
+                raise UnreadableImageError(
                     f"{img_path}: {problem}. Replace the file, or take it off {self.ann_file}"
                 ) from error
             error.add_note(

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from sosr_det.engine.acceleration import plan_acceleration
 from sosr_det.engine.backbone.source import RANDOM, settle_backbone
+from sosr_det.engine.bad_images import apply_bad_image_policy
 from sosr_det.engine.checkpoints.choice import Choice
 from sosr_det.engine.config_cost import formatted_once
 from sosr_det.engine.configs import load_config
@@ -113,6 +114,7 @@ def prepare_training(options: TrainOptions, *, dry_run: bool = False) -> Prepare
     backbone, name, settings = _resolve(cfg, options)
     claim_work_dir(cfg, work_dir, overwrite=options.overwrite)
     apply_paired(cfg, options.paired)
+    apply_bad_image_policy(cfg, options.on_bad_image, options.max_bad_images)
     plan = plan_acceleration(cfg, options)
     settings["lr_scaling"] = _say_learning_rate(cfg)
     use_exact_engine(cfg)

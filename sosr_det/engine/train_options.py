@@ -42,6 +42,8 @@ class TrainOptions:
     image_scale: tuple[int, int] | None = None  # width, height in pixels
     parent: Path | None = None  # folder of a run to be compared with
     progress: str = "auto"  # auto, bar, lines or none
+    on_bad_image: str | None = None  # error or skip; None: the config's, else error
+    max_bad_images: int | None = None  # with skip, in the whole run; None: the config's, else 10
     dynamics: bool = False
     paired: bool = False
     publish: bool = True

@@ -23,6 +23,7 @@ VARIABLES = frozenset({
 _HARMLESS_SECTIONS = frozenset({
     "compile", "custom_imports", "data_root", "default_scope", "env_cfg", "log_level", "log_processor", "publish",
     "test_cfg", "test_dataloader", "test_evaluator", "val_cfg", "val_dataloader", "val_evaluator", "visualizer",
+    "unreadable_images",  # skipping goes on where the run would have stopped
 })  # fmt: skip
 _HARMLESS_KEYS = frozenset({
     # How the loader works. Augmentation is drawn by (seed, epoch, sample), whichever worker does it.
@@ -40,7 +41,7 @@ _HARMLESS_HOOKS = frozenset({
     "AtomicCheckpointHook", "BackboneContractHook", "BatchDigestHook", "CheckpointHook", "DataContractHook",
     "DetVisualizationHook", "DivergenceHook", "DueValidationHook", "GrowingHistoryHook", "IterTimerHook",
     "LoggerHook", "MetricsHook", "NaiveVisualizationHook", "PlainCheckpointHook", "RunRecordHook",
-    "ThroughputHook", "TrainingDynamicsHook",
+    "ThroughputHook", "TrainingDynamicsHook", "UnreadableImagesHook",
 })  # fmt: skip
 _HARMLESS_HOOK_NAMES = frozenset({"timer", "logger", "checkpoint", "visualization"})
 # Where weights come from before the first step; a resumed run takes them from its own checkpoint.

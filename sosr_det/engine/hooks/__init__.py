@@ -13,6 +13,7 @@ from sosr_det.engine.hooks.record import RunRecordHook
 from sosr_det.engine.hooks.throughput import ThroughputHook
 from sosr_det.engine.hooks.train_loss_plateau import TrainLossPlateauHook, TrainLossPlateauLR
 from sosr_det.engine.hooks.training_dynamics import TrainingDynamicsHook
+from sosr_det.engine.hooks.unreadable_images import UnreadableImagesHook
 
 __all__ = [
     "BackboneContractHook",
@@ -29,4 +30,5 @@ __all__ = [
     "TrainLossPlateauHook",
     "TrainLossPlateauLR",
     "TrainingDynamicsHook",
+    "UnreadableImagesHook",
 ]

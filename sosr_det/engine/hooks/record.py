@@ -199,7 +199,8 @@ class RunRecordHook(Hook):
         }
 
     def _write(self, runner) -> None:
-        for part in ("batches", "initial_weights"):  # of a paired run, by BatchDigestHook
+        # Of a paired run, by BatchDigestHook; and by UnreadableImagesHook.
+        for part in ("batches", "initial_weights", "unreadable_images"):
             if part in runner.message_hub.runtime_info:
                 self.record[part] = runner.message_hub.runtime_info[part]
         self.record["wall_seconds"] = round(self._earlier_seconds + time.monotonic() - self._started, 3)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from sosr_det.data.sample_seeds import seed_number
+from sosr_det.data.unreadable import skip_unreadable
 from sosr_det.engine.loops.batch_positions import ResumableBatchSampler
 from sosr_det.errors import DataError
 
@@ -42,6 +43,9 @@ def resumable_loader_config(config: dict[str, Any], seed: int | None) -> dict[st
 def build_training_loader(runner: Runner, config: dict[str, Any]) -> DataLoader:
     """Build it as mmengine does, from :func:`resumable_loader_config`."""
     different = (runner._randomness_cfg or {}).get("diff_rank_seed", False)
+    bad_images = runner.cfg.get("unreadable_images") or {}
+    if bad_images.get("policy") == "skip":
+        config = {**config, "dataset": skip_unreadable(config["dataset"], bad_images["most"])}
     loader = runner.build_dataloader(
         resumable_loader_config(config, runner.seed), seed=runner.seed, diff_rank_seed=different
     )
