@@ -22,7 +22,7 @@ RUNNER_KEYS = (
     "test_cfg", "auto_scale_lr", "optim_wrapper", "param_scheduler", "val_evaluator", "test_evaluator",
     "default_hooks", "custom_hooks", "data_preprocessor", "load_from", "resume", "launcher", "env_cfg",
     "log_processor", "log_level", "visualizer", "default_scope", "randomness", "custom_imports", "publish", "stage",
-    "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "activation_checkpointing",
+    "model_wrapper_cfg", "find_unused_parameters", "sync_bn", "compile", "acceleration", "activation_checkpointing",
     "efficient_conv_bn_eval", "experiment_name",
 )  # fmt: skip
 
@@ -333,6 +333,8 @@ def _accepted_at(path: Sequence[str], node: dict) -> set[str] | None:
     """Keys that may be added to the dict at ``path``; None where any may."""
     if not path:
         return set(RUNNER_KEYS)
+    if path[0] == "acceleration":
+        return None  # checked where it is read
     if path == ["default_hooks"] or path[-1] in ("init_cfg", "metainfo", "model_wrapper_cfg"):
         return None
     if "type" in node:
