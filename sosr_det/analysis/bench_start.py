@@ -135,9 +135,8 @@ def time_start(data: Path, stage: str) -> dict[str, float]:
 def report_lines(results: dict[str, Any]) -> list[str]:
     """A table for the terminal."""
     lines = ["seconds since the start of the process, and its processor time up to the first batch (medians)"]
-    lines.append(
-        f"  {'stage':<16}" + "".join(f"{mark.replace('_', ' '):>13}" for mark in MARKS) + f"{'limit':>8}"
-    )
+    marks = "".join(f"{mark.replace('_', ' '):>13}" for mark in MARKS)
+    lines.append(f"  {'stage':<16}{marks}{'CPU s':>8}{'limit':>8}")
     for stage, row in results.items():
         values = "".join(f"{row[f'{mark}_s']:>13.2f}" for mark in MARKS)
         lines.append(f"  {stage:<16}{values}{row['first_batch_cpu_s']:>8.2f}{row['limit_s']:>8.0f}")
