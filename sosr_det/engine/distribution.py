@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,11 @@ def init_distributed(cfg: Any, launcher: str) -> None:
 
     if launcher == "none":
         return
+    # mmengine would set both to 1, with a warning from every process.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    # mmengine's wrapper takes its old name; RankZeroBuffersHook is what makes the buffers agree.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     on_cpu = launcher in ("pytorch", "slurm") and not torch.cuda.is_available()
     if on_cpu:
         cfg.model_wrapper_cfg = {
@@ -176,6 +182,19 @@ def apply_accumulation(cfg: Any, accumulate: int | None) -> None:
     if scaling.get("enable") and wrapper["optimizer"].get("lr") is not None:
         wrapper["optimizer"]["lr"] *= accumulate / scaling.get("counted_accumulation", 1)
         cfg.auto_scale_lr["counted_accumulation"] = accumulate  # the record says that it is in the rate
+
+
+def gather_in_memory(evaluator: Any) -> None:
+    """Have the metrics of several processes collected over the network.
+
+    mmengine's default is pickles in ``./.dist_test``, which fails where machines do not share the folder, and stays.
+    A metric with a ``collect_dir`` keeps it.
+    """
+    from mmengine.dist import get_world_size
+
+    for metric in getattr(evaluator, "metrics", ()) if get_world_size() > 1 else ():
+        if metric.collect_device == "cpu" and metric.collect_dir is None:
+            metric.collect_device = "gpu"  # mmengine's name for it; with gloo nothing leaves the CPU
 
 
 def mean_over_ranks(scalars: Mapping[str, float]) -> dict[str, float]:

@@ -157,6 +157,7 @@ def build_runner(cfg: Any, *, for_training: bool, plan: Any = None) -> Any:
     from mmengine.runner import Runner
 
     from sosr_det.engine.acceleration.runner import accelerated
+    from sosr_det.engine.distribution import gather_in_memory
     from sosr_det.engine.safe_files import refuse_pickled_arrays
     from sosr_det.engine.telemetry.console import TrainingRunner
 
@@ -166,9 +167,11 @@ def build_runner(cfg: Any, *, for_training: bool, plan: Any = None) -> Any:
         runner = (kind if plan is None else accelerated(kind, plan)).from_cfg(cfg)
         if for_training:
             # mmengine builds the loops, and with them the data sets, at first use.
-            _ = runner.train_loop, runner.val_loop
+            _ = runner.train_loop
+            evaluating = runner.val_loop
         else:
-            _ = runner.test_loop
+            evaluating = runner.test_loop
+        gather_in_memory(getattr(evaluating, "evaluator", None))
     except FileNotFoundError as error:
         text = _missing_annotations(cfg, error)
         if text is None:

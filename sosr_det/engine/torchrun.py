@@ -42,7 +42,9 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN_SECONDS)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process(run.parse_args(list(arguments)))))
     if "LOGLEVEL" not in os.environ:
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("torch.distributed.elastic"):  # torch has set each one's level
+                logging.getLogger(name).setLevel(logging.CRITICAL)
     failed: dict[int, int] = {}
     sent: int | None = None
     try:

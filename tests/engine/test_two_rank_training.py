@@ -58,6 +58,7 @@ def results(demo, tmp_path_factory):
         options = {"place": place, "how": how, "rank": rank}
         return (2, [], [batch, *(f"custom_hooks.1.{key}={value}" for key, value in options.items())])
 
+    stop = [batch, *(f"custom_hooks.1.{each}" for each in ("place=training", "how=stop", "iteration=13"))]
     jobs = {
         "joined": (1, ["--paired"], ["train_dataloader.batch_size=8"]),
         "two": (2, ["--paired"], [batch]),
@@ -68,6 +69,8 @@ def results(demo, tmp_path_factory):
         ),
         "metrics": (2, ["call", "gather_metrics", str(folder / "metrics")], []),
         "owed": (2, ["call", "owe_validation", str(folder / "owed")], []),
+        "stopped": (2, ["--paired"], stop),
+        "continued": (2, ["--paired", "--resume", "--work-dir", str(folder / "stopped" / "run")], stop),
         "killed": fail("training", "kill"),
         "validation": fail("validation"),
         "disk": fail("checkpoint", "disk", rank=0),
@@ -185,6 +188,7 @@ def test_metrics_of_uneven_splits_are_those_of_one_process(learned):
     _, folder = learned
     ranks = [json.loads((folder / "metrics" / f"metrics-{rank}.json").read_text()) for rank in (0, 1)]
     assert len(ranks[0]) == 2 * 4 * 2 * 2
+    assert not (folder / ".dist_test").exists()  # mmengine's pickles, in the folder that one is in
     for mine, other in zip(*ranks, strict=True):
         name, processed, got, expected = mine
         size = int(name.split("-")[1])
@@ -198,6 +202,19 @@ def test_metrics_of_uneven_splits_are_those_of_one_process(learned):
 def test_a_validation_that_is_owed_is_made_by_both(learned):
     _, folder = learned
     assert [json.loads((folder / "owed" / f"owed-{rank}.json").read_text()) for rank in (0, 1)] == [[1], [1]]
+
+
+def test_one_rank_is_asked_to_stop_and_both_save_and_go_on_exactly(results, learned):
+    by_job, folder = results
+    assert [rank["code"] for rank in by_job["stopped"]] == [75, 75]
+    assert [rank["code"] for rank in by_job["continued"]] == [0, 0], by_job["continued"][0]["err"][-3000:]
+    captures, _ = learned
+    for rank in (0, 1):
+        again = torch.load(folder / "stopped" / "run" / f"capture-{rank}.pt", weights_only=True)
+        remaining = len(again["loss"])
+        assert remaining in (4, 5, 6)  # of 20: asked in the 14th step, agreed upon in one of the next
+        assert torch.equal(again["weights"], captures["two"][rank]["weights"])
+        assert again["loss"] == captures["two"][rank]["loss"][-remaining:]
 
 
 # One rank fails.

@@ -27,6 +27,7 @@ import torch
 import torch.utils.tensorboard
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.utils.data import DataLoader
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader
 import sosr_det.engine.train
 import sosr_det.register  # noqa: F401
 from sosr_det.cli.main import main
+from sosr_det.engine.distribution import gather_in_memory
 from sosr_det.engine.hooks.due_validation import DueValidationHook
 from sosr_det.evaluation.classification import ClassificationMetric
 from sosr_det.evaluation.voc_metric import VOCDevkitMetric
@@ -75,7 +77,7 @@ class CaptureHook(Hook):
 
 @HOOKS.register_module()
 class FailHook(Hook):
-    """One rank fails at one place: by SIGKILL, or with an error."""
+    """One rank fails at one place: by SIGKILL, or with an error; or it alone is asked to stop."""
 
     def __init__(self, place, how="error", rank=1, iteration=2):
         self.place, self.how, self.rank, self.iteration = place, how, rank, iteration
@@ -85,6 +87,9 @@ class FailHook(Hook):
             return
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "stop":
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return
         raise OSError(28, "No space left on device") if self.how == "disk" else ValueError(f"broken {place}")
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
@@ -135,7 +140,11 @@ def gather_metrics(folder):
             for batch in (1, 3):
                 for shuffle in (False, True):
                     sampler = DefaultSampler(range(size), shuffle=shuffle, seed=0, round_up=True)
-                    metric = kind(**options, collect_dir=f"{folder}/{name}-{size}-{batch}-{shuffle}")
+                    metric = kind(**options)
+                    if batch == 1:
+                        gather_in_memory(Evaluator([metric]))
+                    else:
+                        metric.collect_dir = f"{folder}/{name}-{size}-{batch}-{shuffle}"
                     metric.dataset_meta = alone.dataset_meta
                     for indices in DataLoader(range(size), batch_size=batch, sampler=sampler):
                         metric.process(None, [sample(index) for index in indices.tolist()])
@@ -153,7 +162,7 @@ def owe_validation(folder):
     class Runner:
         epoch = 1
         logger = logging.getLogger("two ranks")
-        val_loop = type("Loop", (), {"run": lambda self: ran.append(1)})()
+        train_loop = type("Loop", (), {"validate": lambda self: ran.append(1)})()
 
     hook = DueValidationHook()
     for owed in (True, False):
