@@ -34,6 +34,10 @@ class Report:
     def add(self, name: str, ok: bool | None, text: str) -> None:
         self.checks.append(Check(name, ok, " ".join(text.split())))
 
+    def names(self, name: str) -> bool:
+        """Whether there is a check of that name."""
+        return any(check.name == name for check in self.checks)
+
     @property
     def ok(self) -> bool:
         """Whether a training would work, as far as this can tell."""

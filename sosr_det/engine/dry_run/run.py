@@ -71,30 +71,32 @@ def _prepare(options: TrainOptions, folder: Path, report: Report) -> PreparedTra
             "--fresh sets damaged checkpoints aside, which a dry run does not; leave it out.",
         )
         return None
-    try:
+    stood_in_the_way = False
+    while True:
         try:
             prepared = prepare_training(options, dry_run=True)
-        except OccupiedError as error:
-            report.add("work directory", False, str(error))
-            prepared = prepare_training(replace(options, work_dir=folder / "elsewhere"), dry_run=True)
-            report.add("config", True, "complete; tried as a new run elsewhere")
+        except SosrError as error:
+            if get_world_size() > 1:
+                raise
+            report.add(
+                "work directory" if isinstance(error, OccupiedError) else _part(error), False, str(error)
+            )
+            instead = _without_what_failed(options, error, folder)
+            if instead is None:
+                return None
+            options, stood_in_the_way = instead, True
+        else:
+            report.add("config", True, "complete" if stood_in_the_way else _described(prepared))
             return prepared
-    except SosrError as error:
-        if get_world_size() > 1:
-            raise
-        report.add(_part(error), False, str(error))
-        if not isinstance(error, (RegistryError, BackboneMismatchError)) or options.backbone == RANDOM:
-            return None
-        without = replace(options, backbone=RANDOM, set_depth=False, allow=())
-        try:
-            prepared = prepare_training(without, dry_run=True)
-        except SosrError as second:
-            report.add(_part(second), False, str(second))
-            return None
-        report.add("config", True, "complete; tried with random weights from here on")
-        return prepared
-    report.add("config", True, _described(prepared))
-    return prepared
+
+
+def _without_what_failed(options: TrainOptions, error: SosrError, folder: Path) -> TrainOptions | None:
+    """The options with which the rest can be tried; None where nothing can without what failed."""
+    if isinstance(error, OccupiedError):
+        return replace(options, work_dir=folder / "elsewhere")
+    if isinstance(error, (RegistryError, BackboneMismatchError)) and options.backbone != RANDOM:
+        return replace(options, backbone=RANDOM, set_depth=False, allow=())
+    return None
 
 
 def _described(prepared: PreparedTraining) -> str:
@@ -141,7 +143,7 @@ def _try_runner(prepared: PreparedTraining, runner: Any, folder: Path, report: R
         with _checked(report, "training") as check:
             steps = train_steps(runner, trial)
             check.found = _training_text(runner, trial, steps)
-        if steps is not None and not prepared.choice:
+        if steps is not None and not prepared.choice and not report.names("weights"):
             report.add("weights", True, _weights_text(backbone))
         if steps is None:
             _not_run(report, ["save", "resume"], "no step could be trained")
@@ -188,7 +190,7 @@ def _data_text(runner: Any) -> str:
 
 def _weights_text(backbone: dict[str, Any] | None) -> str:
     if not backbone or not backbone.get("uri"):
-        return "begins with the config's own weights: no --backbone, no sosr:// in the config"
+        return "random, or what init_cfg of the config names: no --backbone was given, and no sosr:// is in the config"
     pinned = backbone.get("pinned_uri")
     return f"{backbone['uri']}{f' ({pinned})' if pinned else ''}, compared with the backbone tensor by tensor"
 
