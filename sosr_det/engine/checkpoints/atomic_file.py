@@ -42,7 +42,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> str:
         _write_synced(part, data)
         _read_back(part, digest)
         beside = path.with_name(path.name + DIGEST)
-        if path.exists() and beside.exists():
+        if beside.exists():  # also one whose file was removed: it would be taken for the new file's
             beside.unlink()
             fsync_dir(path.parent)
         os.replace(part, path)
@@ -76,7 +76,8 @@ def remove_checkpoint(path: Path) -> None:
 
 def remove_parts(folder: Path) -> None:
     """Remove what killed writers left in a run's folder; no two runs write to one folder at a time."""
-    for left in folder.glob(f".*{_PART}"):
+    orphans = [each for each in folder.glob(f"*.pth{DIGEST}") if not each.with_suffix("").exists()]
+    for left in [*folder.glob(f".*{_PART}"), *orphans]:
         with contextlib.suppress(OSError):
             left.unlink()
 
@@ -104,10 +105,12 @@ def check_file(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
         return f"is damaged: the checksum of its part {bad} is wrong" if bad else None
-    except zipfile.BadZipFile as error:
-        return f"is damaged or no checkpoint ({error})"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
+    except (
+        Exception
+    ) as error:  # a damaged directory of the archive makes zipfile raise half a dozen different ones
+        return f"is damaged or no checkpoint ({error})"
 
 
 def file_digest(path: Path) -> str:

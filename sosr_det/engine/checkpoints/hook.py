@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
@@ -17,6 +18,9 @@ from sosr_det.engine.checkpoints.names import (
     progress,
     training_checkpoints,
 )
+from sosr_det.errors import CheckpointError
+
+logger = logging.getLogger("sosr_det")
 
 
 @HOOKS.register_module()
@@ -70,9 +74,23 @@ class AtomicCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        failure: list[Any] = [None]
         if is_main_process():
-            write_text(Path(runner.work_dir) / POINTER, self.last_ckpt)
-            self._remove_older(filename)
+            try:
+                write_text(Path(runner.work_dir) / POINTER, self.last_ckpt)
+            except OSError as error:
+                failure = [
+                    CheckpointError(
+                        f"{filename} was saved, but {Path(runner.work_dir) / POINTER}, which names the newest "
+                        f"checkpoint, cannot be written: {error.strerror or error}. Check the disk and free some "
+                        "space, then continue with --resume, which finds the file without it."
+                    )
+                ]
+            else:
+                self._remove_older(filename)
+        broadcast_object_list(failure, src=0)  # the other ranks would wait for this one's next step
+        if failure[0] is not None:
+            raise failure[0]
 
     def _remove_older(self, filename: str) -> None:
         """What is older than the file that is now safe, and not to be kept."""
@@ -89,7 +107,7 @@ class AtomicCheckpointHook(CheckpointHook):
             kept = self.max_keep_ckpts if is_mid_epoch(Path(filename)) else self.max_keep_ckpts - 1
             removed += whole[: len(whole) - kept]
         for path in removed:
-            remove_checkpoint(path)
+            _remove(path)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict[str, Any]) -> None:
         if not self.save_best:
@@ -141,4 +159,12 @@ class AtomicCheckpointHook(CheckpointHook):
             prefix = f"best_{key}".replace("/", "_")
             for path in Path(self.out_dir).glob(f"{prefix}_{unit}_*.pth"):
                 if path.name != name:
-                    remove_checkpoint(path)
+                    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A file too many does no harm, and a training that stops does."""
+    try:
+        remove_checkpoint(path)
+    except OSError as error:
+        logger.warning(f"the older checkpoint {path} cannot be removed: {error.strerror or error}")
