@@ -94,7 +94,7 @@ def evaluate_checkpoint(options: TestOptions) -> TestOutcome:
     from mmengine.model import BaseTTAModel, is_model_wrapper
 
     import sosr_det.register  # noqa: F401
-    from sosr_det.registry.safe_load import extract_state_dict
+    from sosr_det.engine.saved_weights import saved_weights
 
     cfg = load_config(options.config, options.cfg_options)
     if not cfg.get("test_dataloader"):
@@ -122,7 +122,7 @@ def evaluate_checkpoint(options: TestOptions) -> TestOutcome:
     name_images(runner)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     detector = model.module if isinstance(model, BaseTTAModel) else model
-    require_same_weights(detector.state_dict(), extract_state_dict(loaded), checkpoint)
+    require_same_weights(detector.state_dict(), saved_weights(loaded), checkpoint)
     _require_same_classes(loaded, runner, checkpoint)
     metrics = {key: float(value) for key, value in runner.test().items()}
     is_main = runner.rank == 0
@@ -195,11 +195,11 @@ def _apply_settings(cfg: Any, settings: InferenceSettings) -> dict[str, Any] | N
 
 def _trained_classes(cfg: Any, loaded: dict) -> Sequence[str] | None:
     """The classes that a VOC-format detector was trained on, where the config names others; says so."""
-    from sosr_det.registry.safe_load import extract_state_dict
+    from sosr_det.engine.saved_weights import saved_weights
 
     trained = ((loaded.get("meta") or {}).get("dataset_meta") or {}).get("classes")
     leaves = [n for n in walk_dicts(cfg.get("test_dataloader")) if bare_type(n.get("type")) in VOC_TYPES]
-    if not trained or not leaves or not any("bbox_head" in name for name in extract_state_dict(loaded)):
+    if not trained or not leaves or not any("bbox_head" in name for name in saved_weights(loaded)):
         return (
             None  # nothing to go by, other data, or no detector, which the comparison of the weights will say
         )

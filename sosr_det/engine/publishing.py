@@ -240,10 +240,11 @@ def _tensors(checkpoint: Path, *, whole: bool) -> dict:
     """The model's tensors, or those of its backbone, none of them NaN or infinite."""
     import torch
 
+    from sosr_det.engine.saved_weights import saved_weights
     from sosr_det.registry.backbone_state import split_backbone
-    from sosr_det.registry.safe_load import extract_state_dict, load_state_file
+    from sosr_det.registry.safe_load import load_state_file
 
-    tensors = extract_state_dict(load_state_file(checkpoint))
+    tensors = saved_weights(load_state_file(checkpoint))
     if not whole:
         tensors, _ = split_backbone(tensors)
     for name, tensor in tensors.items():

@@ -56,7 +56,8 @@ def measure_checkpoints(run: Path, data_root: Path | None = None) -> list[int]:
 
     import sosr_det.register  # noqa: F401
     from sosr_det.engine.clean_pass import clean_passes, overconfidence_threshold
-    from sosr_det.registry.safe_load import extract_state_dict, load_state_file
+    from sosr_det.engine.saved_weights import saved_weights
+    from sosr_det.registry.safe_load import load_state_file
 
     record = read_run_record(run)
     if record["stage"] == "detection":
@@ -69,7 +70,7 @@ def measure_checkpoints(run: Path, data_root: Path | None = None) -> list[int]:
     passes = clean_passes(cfg, Runner.build_dataloader(cfg.val_dataloader), _PROBABILITIES, _NUM_BINS)
     entries = []
     for epoch, checkpoint in checkpoints.items():
-        state = extract_state_dict(load_state_file(checkpoint))
+        state = saved_weights(load_state_file(checkpoint))
         require_same_weights(model.state_dict(), state, str(checkpoint))
         model.load_state_dict(state)
         for module in model.loss_module.modules():

@@ -332,6 +332,17 @@ def test_a_measurement_takes_at_most_two_percent_of_the_steps(clock_says, steps,
     assert plan.note == ("" if measures else "the run is too short to measure")
 
 
+def test_parts_are_compiled_and_that_is_recorded(cache):
+    runner, plan = FakeRunner(), plan_for({"compile": {"backend": "eager"}, "channels_last": True})
+    names = list(runner.model.state_dict())
+    with plan.applied_to(runner):
+        pass
+    assert runner.model.backbone._compiled_call_impl is not None  # compiled at its first call
+    assert runner.model.head._compiled_call_impl is None
+    assert list(runner.model.state_dict()) == names
+    assert runner.recorded["compile"] == {"backend": "eager"}
+
+
 @pytest.mark.parametrize("flags", [{"deterministic": True}, {"may_measure": False}])
 def test_runs_that_must_be_alike_measure_nothing(clock_says, flags):
     asked = clock_says("fp32 channels_last")
