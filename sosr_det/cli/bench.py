@@ -179,6 +179,9 @@ def train(
         int | None, typer.Option(min=1, help="Images per step. Default: 64 or 8; on a GPU 128 or 64.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in a turn.")] = 10,
+    by_hook: Annotated[
+        bool, typer.Option("--by-hook", help="Also our hooks one by one; adds a little to our steps.")
+    ] = False,
     repeats: Repeats = 10,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -188,7 +191,13 @@ def train(
     from sosr_det.analysis.bench_train.bench import bench_train, report_lines
 
     results = bench_train(
-        work, vs or (), steps_per_turn=steps, rounds=repeats, batch_size=batch_size, device=device
+        work,
+        vs or (),
+        steps_per_turn=steps,
+        rounds=repeats,
+        batch_size=batch_size,
+        device=device,
+        by_hook=by_hook,
     )
     typer.echo(json.dumps(results, indent=1) if as_json else "\n".join(report_lines(results)))
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import sosr_det.register  # noqa: F401
 from sosr_det.analysis.bench_train import bench, turns
 from sosr_det.analysis.bench_train.bare import BareLoop
+from sosr_det.analysis.bench_train.by_hook import HookMeter
 from sosr_det.analysis.bench_train.turns import AllRoundsDone, Turns
 from sosr_det.analysis.bench_train.work import build_network, device_batches, find_work, make_batches
 from sosr_det.cli.bench import app
@@ -58,6 +59,7 @@ def measured():
         rounds=2,
         batch_size=2,
         extra_hooks=[{"type": "SleepForBenchTest"}],
+        by_hook=True,
     )
     torch.set_num_threads(before)
     return results
@@ -90,7 +92,9 @@ def test_the_report_names_the_work_and_every_loop(measured):
         "resnet20, 2 images of 32 px a step, fp32, 2 rounds of 2 steps in turns, cpu (1 threads)"
     )
     assert header.split("  ")[1] == "loop"
-    assert [line.split()[0] for line in lines] == ["bare", "sosr-det", "torchvision", "timm"]
+    assert [line.split()[0] for line in lines[:4]] == ["bare", "sosr-det", "torchvision", "timm"]
+    assert "processor time of our hooks" in lines[4]
+    assert any(line.split()[0] == "RuntimeInfoHook" for line in lines[5:])
 
 
 def test_the_difference_sees_one_changed_weight():
@@ -254,6 +258,36 @@ def test_command_line(monkeypatch):
         "rounds": 5,
         "batch_size": 4,
         "device": "cpu",
+        "by_hook": False,
     }
     assert "resnet20, 4 images of 32 px" in result.output
     assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)["rows"]["bare"]["ratio"] == 1
+
+
+def test_each_hook_is_measured_on_its_own():
+    class Busy(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            end = time.thread_time() + 0.02
+            while time.thread_time() < end:
+                pass
+
+    class Idle(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            time.sleep(0.02)  # no processor time
+            raise ZeroDivisionError
+
+    class Runner:
+        hooks = (Idle(), Busy())
+
+    meter = HookMeter()
+    meter.watch(Runner)
+    for _ in range(3):
+        for hook in Runner.hooks:
+            hook.before_train_iter(Runner, 0)
+        with pytest.raises(ZeroDivisionError):
+            Runner.hooks[0].after_train_iter(Runner, 0)
+        meter.step()
+    found = meter.ms_per_step()
+    assert list(found) == ["Busy", "Idle"]
+    assert 20 <= found["Busy"] < 60
+    assert found["Idle"] < 10

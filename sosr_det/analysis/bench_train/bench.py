@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sosr_det.analysis.bench_train.bare import BareLoop
+from sosr_det.analysis.bench_train.by_hook import HookMeter
 from sosr_det.analysis.bench_train.ours import train_in_turns
 from sosr_det.analysis.bench_train.torchvision_loop import TorchvisionLoop
 from sosr_det.analysis.bench_train.turns import HOST, Turns
@@ -31,6 +32,7 @@ def bench_train(
     batch_size: int | None = None,
     device: str = "cpu",
     extra_hooks: Sequence[dict] = (),
+    by_hook: bool = False,
 ) -> dict[str, Any]:
     """Train one network on the same batches in each loop, taking turns.
 
@@ -45,12 +47,14 @@ def bench_train(
         batch_size: images per step; None takes the work's.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         extra_hooks: configs of hooks that our engine gets besides its own.
+        by_hook: also measure our engine's hooks one by one, which adds a little to its steps.
 
     Returns:
         ``dict(rows={name: row}, work=..., device=..., torch=..., threads=...)``. A row has ``step_ms`` (median over the
         rounds), ``img_per_s``, ``ratio`` to the bare loop (median of the rounds' ratios) with the quartiles
         ``ratio_q25`` and ``ratio_q75``, ``ours_ratio`` (our engine's time over this contender's, likewise), and
-        ``weight_difference``, the largest difference to the bare loop's weights in the end.
+        ``weight_difference``, the largest difference to the bare loop's weights in the end. With ``by_hook``,
+        ``hooks_cpu_ms`` has the milliseconds per step of each hook (:mod:`sosr_det.analysis.bench_train.by_hook`).
 
     Raises:
         ConfigError: an unknown work, peer or device, numbers below 1.
@@ -66,6 +70,7 @@ def bench_train(
             raise ConfigError(f"{name} must be at least 1, got {value}")
     task = find_work(work, device, batch_size)
     names = list(dict.fromkeys([BASE, *peers]))
+    meter = HookMeter() if by_hook else None
     with tempfile.TemporaryDirectory(prefix="sosr_bench_train_") as name:
         folder = Path(name)
         makers = {peer: _maker(peer) for peer in names}
@@ -74,7 +79,7 @@ def bench_train(
         guests: dict[str, Iterator[None]] = {peer: loop.steps() for peer, loop in loops.items()}
         turns = Turns(guests, steps_per_turn, rounds, device=device)
         with torch.cuda.device(device) if device != "cpu" else contextlib.nullcontext():
-            ours = train_in_turns(task, turns, folder, extra_hooks)
+            ours = train_in_turns(task, turns, folder, extra_hooks, meter)
     networks = {HOST: ours, **{peer: loop.network for peer, loop in loops.items()}}
     rows = summarise_turns(turns.times, steps_per_turn, task.batch_size)
     for peer, row in rows.items():
@@ -87,6 +92,7 @@ def bench_train(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rows": rows,
+        **({} if meter is None else {"hooks_cpu_ms": meter.ms_per_step()}),
     }
 
 
@@ -147,6 +153,10 @@ def report_lines(results: dict[str, Any]) -> list[str]:
             f"  {name:<12}{row['step_ms']:>10.2f}{row['img_per_s']:>9.1f}{row['ratio']:>13.3f}{quartiles:>16}"
             f"{row['ours_ratio']:>13.3f}{row['weight_difference']:>16.2g}"
         )
+    hooks = results.get("hooks_cpu_ms")
+    if hooks:
+        lines.append(f"  processor time of our hooks, ms per step ({sum(hooks.values()):.3f} in all)")
+        lines += [f"    {name:<28}{value:>8.3f}" for name, value in hooks.items() if value >= 0.001]
     return lines
 
 

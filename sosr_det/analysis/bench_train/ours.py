@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, HOOKS
 
+from sosr_det.analysis.bench_train.by_hook import HookMeter
 from sosr_det.analysis.bench_train.turns import AllRoundsDone, Turns
 from sosr_det.analysis.bench_train.work import Work, build_network, make_batches
 from sosr_det.data.in_memory import CollatedBatch
@@ -33,6 +34,7 @@ def train_in_turns(
     Args:
         folder: an existing empty folder for the config and the run.
         extra_hooks: configs of hooks to add to those that every run has.
+        meter: measures the hooks, which adds a little to each step.
 
     Raises:
         SosrError: as :func:`sosr_det.engine.train.run_training`.
@@ -40,7 +42,7 @@ def train_in_turns(
     path = folder / f"bench_train_{work.name}.json"
     path.write_text(json.dumps(_config(work, turns.host_steps, extra_hooks)))
     hook = BenchTurnsHook()
-    _active.update(work=work, turns=turns, hook=hook)
+    _active.update(work=work, turns=turns, hook=hook, meter=meter)
     log = io.StringIO()
     try:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -116,9 +118,13 @@ class BenchTurnsHook(Hook):
     def before_train(self, runner) -> None:
         self.network = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.network.load_state_dict(build_network(_active["work"]).state_dict())
+        if _active["meter"] is not None:
+            _active["meter"].watch(runner)
 
     def before_train_epoch(self, runner) -> None:
         _active["turns"].begin()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if _active["meter"] is not None:
+            _active["meter"].step()
         _active["turns"].host_stepped()
