@@ -16,7 +16,10 @@ def train(
         Path | None, typer.Option(help="Folder of the run. Default: work_dirs/<config name>.")
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Root of the data set. Default: $SOSR_DATA, else the config's.")
+        str | None,
+        typer.Option(
+            help="Root of the data set, or a URL of shards. Default: $SOSR_DATA, else the config's."
+        ),
     ] = None,
     backbone: Annotated[
         str | None,

@@ -13,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_image
 from sosr_det.data.decode.encoded import EncodedImage, takes_encoded, undecodable
 from sosr_det.data.image_index.index import ImageIndex
 from sosr_det.data.transforms import build_pipeline
+from sosr_det.data.unreadable import is_cut_off_jpeg
 from sosr_det.errors import DataError, UnreadableImageError
 
 # What `read_rgb_image` can decode.
@@ -103,17 +104,20 @@ def read_image_file(path: Path) -> EncodedImage:
     """A whole file.
 
     Raises:
-        UnreadableImageError: it is missing or cannot be read; the message names the path.
+        UnreadableImageError: it is missing, cannot be read, or is a JPEG without its end; the message names the path.
     """
     try:
         with open(path, "rb", buffering=0) as file:
-            return EncodedImage(file.read(), str(path))
+            data = file.read()
     except FileNotFoundError as error:
         raise UnreadableImageError(
             f"image {path} is missing; was the data set moved or changed during the run?"
         ) from error
     except OSError as error:
         raise UnreadableImageError(f"image {path} cannot be read: {error}. Is the disk in order?") from error
+    if is_cut_off_jpeg(data):
+        raise undecodable(str(path), len(data), ValueError("the JPEG is cut off, it has no end marker"))
+    return EncodedImage(data, str(path))
 
 
 def decode_rgb_image(image: EncodedImage) -> Tensor:

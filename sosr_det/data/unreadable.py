@@ -103,6 +103,8 @@ class SkipUnreadable(torch.utils.data.Dataset):
                 "around the data set inside."
             )
         self.unreadable = UnreadableImages(self.dataset, most)
+        # Data sets of this project look themselves; MMDetection's decoder gives a picture that is grey from there on.
+        self._checks_ends = not hasattr(self.dataset, "sample_name")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -113,6 +115,9 @@ class SkipUnreadable(torch.utils.data.Dataset):
         for step in range(count):
             place = (index + step) % count
             try:
+                if self._checks_ends:
+                    for path in _paths(self.dataset, place):
+                        check_file_end(path)
                 return self.dataset[place]
             except Exception as error:
                 problem = error if isinstance(error, UnreadableImageError) else _problem(self.dataset, place)
@@ -130,7 +135,8 @@ class SkipUnreadable(torch.utils.data.Dataset):
     def __setattr__(self, name: str, value: Any) -> None:
         # MMDetection's PipelineSwitchHook exchanges the `pipeline` of the data set that the loader holds.
         inner = self.__dict__.get("dataset")
-        if inner is not None and name not in self.__dict__ and hasattr(inner, name):
+        own = name.startswith("_") or name in ("unreadable", "dataset") or name in self.__dict__
+        if not own and inner is not None and hasattr(inner, name):
             setattr(inner, name, value)
         else:
             super().__setattr__(name, value)
@@ -202,8 +208,8 @@ def file_problem(path: str) -> str | None:
 def is_cut_off_jpeg(data: bytes) -> bool:
     """Whether a JPEG lacks its end marker; False for other files.
 
-    Decoders have been known to fill such an image up with grey and say nothing. What stands after the end marker is
-    allowed: some cameras put a preview there.
+    Decoders may fill such an image up and say nothing: OpenCV 4.12 does so where zeros stand in place of the rest.
+    What stands after the end marker is allowed: some cameras put a preview there.
     """
     if data[:2] != b"\xff\xd8" or data.endswith(b"\xff\xd9"):
         return False

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sosr_det.data.shards.storage import is_url
 from sosr_det.engine.configs import bare_type, walk_dicts
 from sosr_det.errors import ConfigError, DataError
 
@@ -15,21 +16,25 @@ LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 VOC_TYPES = ("CheckedVOCDataset", "VOCDataset", "XMLDataset")  # data sets with one XML file per image
 
 
-def apply_data_root(cfg: Any, data_root: Path | None, overrides: Sequence[str] = ()) -> None:
+def apply_data_root(cfg: Any, data_root: str | Path | None, overrides: Sequence[str] = ()) -> None:
     """Point every data set of the config to ``data_root``, or to ``$SOSR_DATA`` when that is set.
 
     A ``data_root`` among the ``overrides`` (``--cfg-options``) stands against ``$SOSR_DATA``.
 
     ``$SOSR_DATA`` may be the data set itself or the folder that holds it under its usual name (``imagenet``,
-    ``CUB_200_2011``, ``VOCdevkit``): the last part of the config's own ``data_root``.
+    ``CUB_200_2011``, ``VOCdevkit``): the last part of the config's own ``data_root``. It may be a URL for shards
+    (``ShardedImages``), which is taken as it is.
 
     Raises:
-        DataError: a root that was asked for does not exist.
+        DataError: a root that was asked for does not exist, or is a URL and the config reads files.
     """
     usual_name = Path(str(cfg.get("data_root", ""))).name
     set_by_hand = any("data_root" in override.partition("=")[0] for override in overrides)
     asked = data_root if data_root is not None or set_by_hand else os.environ.get("SOSR_DATA")
     if not asked:
+        return
+    if is_url(str(asked)):
+        _point_shards_to(cfg, str(asked))
         return
     root = Path(asked)
     if not root.is_dir():
@@ -47,6 +52,20 @@ def apply_data_root(cfg: Any, data_root: Path | None, overrides: Sequence[str] =
                 node["data_root"] = f"{root}/"
     _move_evaluators(cfg, root)
     cfg.data_root = f"{root}/"
+
+
+def _point_shards_to(cfg: Any, url: str) -> None:
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for node in walk_dicts(cfg.get(section)):
+            if "data_root" not in node:
+                continue
+            if bare_type(node.get("type")) != "ShardedImages":
+                raise DataError(
+                    f"{url} is a URL, and {node.get('type')} reads files. Write shards there with `sosr-det data shard` "
+                    "and use dict(type='ShardedImages'), or give a folder."
+                )
+            node["data_root"] = url
+    cfg.data_root = url
 
 
 def _move_evaluators(cfg: Any, root: Path) -> None:

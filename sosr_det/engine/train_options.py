@@ -13,7 +13,7 @@ class TrainOptions:
 
     config: str
     work_dir: Path | None = None
-    data_root: Path | None = None
+    data_root: str | Path | None = None
     backbone: str | None = None
     allow: Sequence[str] = ()
     set_depth: bool = False

@@ -149,12 +149,12 @@ def _write(
             staged = folder / f"{name}.part"  # of an earlier process that was killed, it is overwritten
             try:
                 writer, pending, sha256 = _write_shard(staged, dataset, images, pending, plan["shard_bytes"])
+                storage.put(staged, name)
             except BaseException:
                 staged.unlink(missing_ok=True)
                 raise
             record = {"name": name, "bytes": writer.bytes, "sha256": sha256, "samples": len(writer.sizes)}
             record |= {"begin": writer.begins, "size": writer.sizes, "crc32": writer.checksums}
-            storage.put(staged, name)
             storage.write(f"{name}.json", json.dumps(record).encode())
             done = _place(places, order, done, len(shards), record)
             shards.append(_shard(record))
