@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -176,8 +177,9 @@ def test_all_ranks_use_the_mean_over_ranks(monkeypatch):
 
     monkeypatch.setattr(train_loss_plateau, "all_reduce", all_reduce)
     hook = TrainLossPlateauHook()
-    runner = Config({"param_schedulers": None})
-    runner = type("Runner", (), {"param_schedulers": [scheduler], "logger": type("L", (), {"info": print})})()
+    log = SimpleNamespace(info=print)
+    hub = SimpleNamespace(runtime_info={})
+    runner = SimpleNamespace(param_schedulers=[scheduler], logger=log, train_loop=None, message_hub=hub)
     for loss in (1.0, 0.5):  # means: 1.0, 1.75
         hook.before_train_epoch(runner)
         hook.after_train_iter(runner, 0, outputs={"loss": torch.tensor(loss)})
