@@ -27,7 +27,11 @@ _active: dict[str, Any] = {}
 
 
 def train_in_turns(
-    work: Work, turns: Turns, folder: Path, extra_hooks: Sequence[dict] = ()
+    work: Work,
+    turns: Turns,
+    folder: Path,
+    extra_hooks: Sequence[dict] = (),
+    meter: HookMeter | None = None,
 ) -> torch.nn.Module:
     """Train until the turns are over; returns the trained classifier.
 
