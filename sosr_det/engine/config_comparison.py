@@ -10,7 +10,7 @@ from typing import Any
 from sosr_det.engine.configs import bare_type
 from sosr_det.engine.exact_engine import EQUIVALENT_TYPES
 from sosr_det.engine.recorded_config import recorded_values
-from sosr_det.engine.training_keys import START_KEYS, changes_training, is_volatile
+from sosr_det.engine.training_keys import ALL_DEFAULTS, START_KEYS, changes_training, is_volatile
 
 _LONGEST = 60  # characters of a value that is shown
 _RECORDER = "RunRecordHook"  # it holds what the command line decided, which is recorded beside the config
@@ -83,7 +83,8 @@ def config_differences(
     for name in dict.fromkeys([*before, *now]):
         if is_volatile(name) or (resuming and name in START_KEYS):
             continue
-        found += _compare((name,), before.get(name, ABSENT), now.get(name, ABSENT), resuming)
+        absent = {} if name in ALL_DEFAULTS else ABSENT
+        found += _compare((name,), before.get(name, absent), now.get(name, absent), resuming)
     return sorted(found, key=lambda each: not each.changes_training)
 
 

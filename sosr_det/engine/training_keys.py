@@ -33,7 +33,8 @@ _HARMLESS_KEYS = frozenset({
     # When the run is validated.
     "train_cfg.val_interval", "train_cfg.val_begin", "train_cfg.dynamic_intervals",
     # Which of several kernels computes the same function.
-    "randomness.deterministic",
+    "randomness.deterministic", "acceleration.channels_last", "acceleration.compile", "acceleration.compile_mode",
+    "acceleration.fused_optimizer", "acceleration.cudnn_benchmark",
     "find_unused_parameters",
 })  # fmt: skip
 # Hooks that watch, check, record or save.
@@ -44,6 +45,8 @@ _HARMLESS_HOOKS = frozenset({
     "ThroughputHook", "TrainingDynamicsHook", "UnreadableImagesHook",
 })  # fmt: skip
 _HARMLESS_HOOK_NAMES = frozenset({"timer", "logger", "checkpoint", "visualization"})
+# Sections that say nothing where they are absent, key by key.
+ALL_DEFAULTS = frozenset({"acceleration"})
 # Where weights come from before the first step; a resumed run takes them from its own checkpoint.
 START_KEYS = frozenset({"init_cfg", "load_from", "pretrained"})
 # Folders that the same data may have been moved to, and how its files are reached.

@@ -110,6 +110,16 @@ def test_tuples_are_lists_and_scopes_do_not_count_but_values_do():
     assert len(config_differences("model = None", {"model": {"type": "FCOS"}})) == 1
 
 
+def test_of_the_acceleration_only_what_computes_other_numbers_counts():
+    now = {"acceleration": {"precision": "bf16", "channels_last": True, "compile": "default"}}
+    found = {each.key: each.changes_training for each in config_differences("load_from = None", now)}
+    assert found == {
+        "acceleration.precision": True,
+        "acceleration.channels_last": False,
+        "acceleration.compile": False,
+    }
+
+
 def test_names_that_nobody_knows_count_as_a_change_of_the_training():
     assert changes_training(("some_new_section", "x"))
     assert changes_training(("custom_hooks", "SomebodysHook", "x"))
