@@ -22,9 +22,11 @@ class HookMeter:
         self._seconds: Counter[str] = Counter()
         self._num_steps = 0
 
-    def watch(self, runner: Any) -> None:
-        """Measure a runner's hooks from now on."""
+    def watch(self, runner: Any, besides: Any = None) -> None:
+        """Measure a runner's hooks from now on, except for one."""
         for hook in runner.hooks:
+            if hook is besides:
+                continue
             for point in _POINTS:
                 setattr(hook, point, self._measured(type(hook).__name__, getattr(hook, point)))
 

@@ -123,7 +123,7 @@ class BenchTurnsHook(Hook):
         self.network = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.network.load_state_dict(build_network(_active["work"]).state_dict())
         if _active["meter"] is not None:
-            _active["meter"].watch(runner)
+            _active["meter"].watch(runner, besides=self)
 
     def before_train_epoch(self, runner) -> None:
         _active["turns"].begin()
