@@ -85,6 +85,22 @@ def learning_rate_scaling(cfg: Any, world_size: int) -> LearningRateScaling | No
     )
 
 
+def effective_batch_line(cfg: Any, world_size: int) -> str | None:
+    """What an update is made of, for a config that does not say which batch its rate is for; None without a loader."""
+    per_device = (cfg.get("train_dataloader") or {}).get("batch_size")
+    if not per_device:
+        return None
+    wrapper = cfg.get("optim_wrapper") or {}
+    accumulated = int(wrapper.get("accumulative_counts") or 1)
+    lr = (wrapper.get("optimizer") or {}).get("lr")
+    times = f" x {accumulated} accumulated" if accumulated > 1 else ""
+    total = world_size * per_device * accumulated
+    rate = (
+        "" if lr is None else f"; lr {lr:g}, whatever the batch: the config does not say which one it is for"
+    )
+    return f"{world_size} x {per_device}{times} = {_images(total)} an update{rate}"
+
+
 def resumed_scaling(
     now: LearningRateScaling | None, earlier: dict[str, Any] | None, world_size: int | None
 ) -> tuple[dict[str, Any] | None, str | None]:

@@ -19,7 +19,7 @@ from sosr_det.engine.configs import load_config
 from sosr_det.engine.determinism import apply_deterministic, deterministic_settings_restored
 from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
 from sosr_det.engine.exact_engine import use_exact_engine
-from sosr_det.engine.learning_rate import learning_rate_scaling, resumed_scaling
+from sosr_det.engine.learning_rate import effective_batch_line, learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.parent_run import note_parent, tell_parent
 from sosr_det.engine.publishing import publish_name, publish_run
@@ -258,6 +258,9 @@ def _say_learning_rate(cfg: Any) -> dict[str, Any] | None:
                 _say(f"warning: {warning}")
             return kept
     if scaling is None:
+        line = effective_batch_line(cfg, get_world_size())
+        if line:
+            _say(line)
         return None
     _say(scaling.line())
     return scaling.to_dict()
