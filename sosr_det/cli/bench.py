@@ -88,7 +88,7 @@ def pipeline(
     about = results["images"]
     typer.echo(
         f"{about['number']} JPEGs ({about['source']}), {about['mean_width_px']} x {about['mean_height_px']} px and "
-        f"{about['mean_file_kb']} kB on average, one thread, {repeats} rounds, ms for each image; "
+        f"{about['mean_file_kb']} kB on average, one thread, {repeats} rounds, ms of CPU time for each image; "
         + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     )
     typer.echo(_table(results["rows"]))
@@ -249,6 +249,31 @@ def model(
     )
     rows = [predict(WORKLOADS[workload], machine, number) for number in gpus or (1, 8, 64)]
     typer.echo(json.dumps(rows, indent=1) if as_json else table(rows))
+
+
+@app.command()
+def index(
+    images: Annotated[int, typer.Option(min=1000, help="How many; no files are made.")] = 1_281_167,
+    workers: Annotated[int, typer.Option(min=1, help="Forked processes that read every path.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """ImageNet's list of images: time to open it and memory in each worker, kept index against a Python list."""
+    from sosr_det.analysis.bench_image_index import bench_image_index
+
+    found = bench_image_index(images, workers)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo(
+        f"{images:,} images, {found['file_bytes'] / 1e6:.1f} MB ({found['file_bytes_per_image']} bytes an image), "
+        f"{workers} workers\n{'':8}{'open':>9}{'parent':>11}{'each worker':>14}"
+    )
+    for kind in ("index", "list"):
+        row = found[kind]
+        typer.echo(
+            f"{kind:8}{row['open_seconds']:>7.3f} s{row['parent_bytes'] / 1e6:>8.1f} MB"
+            f"{row['worker_bytes'] / 1e6:>11.1f} MB"
+        )
 
 
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
