@@ -61,7 +61,7 @@ def _point_shards_to(cfg: Any, url: str) -> None:
                 continue
             if bare_type(node.get("type")) != "ShardedImages":
                 raise DataError(
-                    f"{url} is a URL, and {node.get('type')} reads files. Write shards there with `sosr-det data shard` "
+                    f"{url} is a URL, and {node.get('type')} reads files. Write shards there (`sosr-det data shard`) "
                     "and use dict(type='ShardedImages'), or give a folder."
                 )
             node["data_root"] = url
