@@ -13,6 +13,15 @@ from sosr_det.engine.acceleration.layout import is_channels_last, to_channels_la
 from sosr_det.engine.configs import load_config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small work, and other tests run beside it: threads that wait for each other would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def detector():
     """Faster R-CNN: the neck's maps go through RoIAlign, which reads memory as it lies."""

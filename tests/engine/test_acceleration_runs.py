@@ -21,8 +21,17 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small work, and other tests run beside it: threads that wait for each other would take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def run(demo, tmp_path_factory):
+def run(demo, one_thread, tmp_path_factory):
     root = tmp_path_factory.mktemp("accelerated")
     options = TrainOptions(
         "demo/resnet18_sosr_1xb32-6e_demo-imagenet",
