@@ -123,6 +123,21 @@ def test_other_orders_of_rows_are_decoded_whole(name):
     assert source.pixels(bottom=16).shape[0] == source.height
 
 
+def test_the_fast_kernel_gets_what_it_needs(monkeypatch):
+    """Any other stride, that of the batch of one too, and PyTorch takes the kernel for planes: the same pixels, late."""
+    seen = []
+
+    def caught(tensor, **options):
+        result = torch.nn.functional.interpolate(tensor, **options)
+        seen.append((tensor.stride(), result.stride()))
+        return result
+
+    monkeypatch.setattr("sosr_det.data.decode.resample.interpolate", caught)
+    source = ImageSource(image("4:2:0"))
+    DecodeRandomResizedCrop((40, 36)).view(source, CropBox(5, 6, 70, 50), flip=False)
+    assert seen == [((70 * 50 * 3, 1, 50 * 3, 3), (40 * 36 * 3, 1, 36 * 3, 3))]
+
+
 def test_real_photographs_are_those_of_torchvision(imagenet_sample):
     step = DecodeRandomResizedCrop(224, reducing_gap=None)
     torch.manual_seed(0)

@@ -28,7 +28,7 @@ def crop_and_resize(pixels: np.ndarray, box: CropBox, size: tuple[int, int], *, 
     """
     part = np.ascontiguousarray(pixels[box.top : box.top + box.height, box.left : box.left + box.width])
     if (box.height, box.width) != size:
-        image = torch.from_numpy(part[None]).permute(0, 3, 1, 2)  # channels_last by all its strides
+        image = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # channels_last by all four strides
         part = interpolate(image, size=size, mode="bilinear", antialias=True).numpy()[0].transpose(1, 2, 0)
     planes = np.empty((3, *size), np.uint8)
     red, green, blue = planes
