@@ -90,15 +90,18 @@ def remember_loaders() -> None:
     DataLoader._get_iterator = remembered
 
 
-def kill_worker(batches: bool = True) -> None:
-    """SIGKILL one worker process of the newest loader, of those that still live, and wait until it is gone."""
-    for _, iterator in reversed(_iterators):
+def kill_worker(of: Any = None) -> None:
+    """SIGKILL one living worker process of a loader, by default the newest that has one, and wait until it is gone."""
+    for loader, iterator in reversed(_iterators):
+        if of is not None and loader is not getattr(of, "loader", of):
+            continue
         for process in getattr(iterator, "_workers", ()):
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 # Not join: torch learns of the death through SIGCHLD, as it would have.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
                 return
+    raise RuntimeError("no worker process is alive")
 
 
 def kill_workers_at_steps(steps: Sequence[int], when: str = "before") -> None:

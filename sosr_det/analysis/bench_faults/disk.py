@@ -1,4 +1,4 @@
-"""Faults of a disk: a process dies between two system calls, or a call fails, or what is read is not what was written."""
+"""Faults of a disk: a process dies between two calls, or a call fails, or what is read is not what was written."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sosr_det.engine.checkpoints.names import DAMAGED, POINTER, training_checkpo
 from sosr_det.errors import CheckpointError
 
 _LONGEST_PATH = 4096  # characters
+_WEIGHTS_ONLY = "holds weights only, without the optimizer's state"
 
 
 @dataclass
@@ -54,7 +56,11 @@ def choose_checkpoint(work_dir: Path) -> Choice | None:
     candidates = training_checkpoints(work_dir)[::-1]
     pointed, notes = _read_pointer(work_dir)
     if pointed is not None and pointed.resolve() not in [path.resolve() for path in candidates]:
-        candidates.insert(0, pointed)  # a run with names of its own
+        inside = pointed.parent.resolve() == work_dir.resolve()  # a run with names of its own
+        if inside or not candidates:  # or one that saves elsewhere
+            candidates.insert(0, pointed)
+        else:  # of another run, as far as anybody can tell
+            notes.append(f"{POINTER} names {pointed}, which is not in this folder; passed over")
     damaged, problems = [], []
     for path in candidates:
         problem, meta = _look(path)
@@ -62,7 +68,7 @@ def choose_checkpoint(work_dir: Path) -> Choice | None:
             notes += [f"{text}; passed over" for text in problems]
             return Choice(path, meta, notes, damaged)
         problems.append(f"{path.name} {problem}")
-        if path.parent.resolve() == work_dir.resolve():
+        if path.parent.resolve() == work_dir.resolve() and problem != _WEIGHTS_ONLY:
             damaged.append(path)
     if not candidates:
         if notes and pointed is None:
@@ -93,8 +99,9 @@ def _read_pointer(work_dir: Path) -> tuple[Path | None, list[str]]:
     ):
         return None, [f"{POINTER} holds no path, but a text that begins with {text[:40]!r}"]
     for target in (work_dir / Path(text).name, Path(text)):
-        if target.is_file():
-            return target, []
+        with suppress(OSError):  # a folder that may not be looked into, a path that is too long
+            if target.is_file():
+                return target, []
     return None, [f"{POINTER} names {text!r}, which is not there"]
 
 
@@ -111,5 +118,5 @@ def _look(path: Path) -> tuple[str | None, dict[str, Any]]:
     if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys() or "state_dict" not in content:
         return "is not a training checkpoint", {}
     if "optimizer" not in content:
-        return "holds weights only, without the optimizer's state", {}
+        return _WEIGHTS_ONLY, {}
     return None, meta

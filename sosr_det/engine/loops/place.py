@@ -15,6 +15,8 @@ from sosr_det.engine.checkpoints.hook import AtomicCheckpointHook
 from sosr_det.engine.checkpoints.pending_gradients import are_pending
 from sosr_det.engine.checkpoints.rng_state import reseed, rng_state, set_rng_state
 from sosr_det.engine.loops.stop_consensus import StopConsensus, Wish, signal_name
+from sosr_det.engine.loops.validation import outliving_workers
+from sosr_det.engine.loops.workers import deaths_wait_for_fetches
 from sosr_det.engine.resume.continuity import ENGINE_VERSION, counted
 from sosr_det.engine.signals import SavedInterrupt, StoppedOnRequest, active_stop_signals
 from sosr_det.errors import ConfigError
@@ -104,7 +106,8 @@ class Place:
         self._waiting_rng = self.random_state()
         goes_on = self._goes_on
         try:
-            yield
+            with outliving_workers(self.runner.val_loop):
+                yield
         finally:
             if goes_on:
                 self.release_random_state()
@@ -113,13 +116,14 @@ class Place:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within the block signals wait for :meth:`after_step`."""
+        """Within the block signals wait for :meth:`after_step`, and dead worker processes for the next batch."""
         signals = active_stop_signals()
         if signals:
             signals.can_save = True
         self._goes_on = True
         try:
-            yield
+            with deaths_wait_for_fetches():
+                yield
         finally:
             self._goes_on = False
             if signals:

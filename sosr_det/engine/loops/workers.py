@@ -1,0 +1,98 @@
+"""Worker processes of data loaders may die; that is told only while a batch is fetched, and they are started again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
+
+from sosr_det.errors import DataError
+
+MOST_RESTARTS = 3  # of the worker processes, in one epoch or validation
+
+_loaders: weakref.WeakSet[DataLoader] = weakref.WeakSet()
+_before: list[Any] = []  # torch's handler, while ours is in its place
+_fetching = threading.local()
+
+
+@contextmanager
+def deaths_wait_for_fetches(loader: DataLoader | None = None) -> Iterator[None]:
+    """Within the block, torch tells of a dead worker process only in :func:`fetch`.
+
+    torch raises it from a signal handler, wherever the main process is: in the middle of an optimizer's step, the step
+    would be half made, and in the middle of a save there would be none. What dies meanwhile is told at the next fetch.
+    Blocks may be nested. Off the main thread Python allows no handlers: no change.
+
+    Args:
+        loader: one whose workers :func:`forget_dead_workers` is to know.
+    """
+    if loader is not None:
+        _loaders.add(loader)
+    if threading.current_thread() is not threading.main_thread() or _before:
+        yield
+        return
+    signal_handling._set_SIGCHLD_handler()  # torch's own comes with its first worker: ours must be around it
+    _before.append(signal.signal(signal.SIGCHLD, _handle))
+    try:
+        yield
+    finally:
+        before = _before.pop()
+        if signal.getsignal(signal.SIGCHLD) is _handle:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def fetch(call: Callable[[], Any]) -> Any:
+    """``call()``, in which a dead worker process of any loader is an error.
+
+    Raises:
+        RuntimeError: torch's, that :func:`is_worker_death` knows.
+    """
+    _fetching.now = True
+    try:
+        signal_handling._error_if_any_worker_fails()
+        return call()
+    finally:
+        _fetching.now = False
+
+
+def _handle(number: int, frame: Any) -> None:
+    if getattr(_fetching, "now", False) and _before and callable(_before[0]):
+        _before[0](number, frame)
+
+
+def is_worker_death(error: RuntimeError) -> bool:
+    """Whether torch says that a worker process is gone."""
+    return str(error).startswith("DataLoader worker (pid")
+
+
+def forget_dead_workers(loader: DataLoader, iterator: Any) -> None:
+    """End the workers of ``loader``, and of other loaders those that have a dead one among them: torch would tell of it
+    again and again. Their next iteration starts new ones."""
+    _shut_down(loader, loader._iterator or iterator)
+    for other in list(_loaders):
+        workers = getattr(other._iterator, "_workers", ())
+        if any(not process.is_alive() for process in workers):
+            _shut_down(other, other._iterator)
+
+
+def _shut_down(loader: DataLoader, iterator: Any) -> None:
+    loader._iterator = None
+    if hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+
+
+def restarted_too_often(what: str, position: int, error: RuntimeError) -> DataError:
+    """The error after :data:`MOST_RESTARTS`; ``what`` is ``training`` or ``validation``."""
+    section = "train_dataloader" if what == "training" else "val_dataloader"
+    return DataError(
+        f"the {what} data loader's worker processes died {MOST_RESTARTS + 1} times in one epoch, the last time at "
+        f"batch {position + 1}: {str(error).splitlines()[0]} The usual cause is too little memory, or too little shared "
+        f"memory in a container (docker run --shm-size=8g). Use fewer workers (--cfg-options {section}.num_workers=2) "
+        "or smaller batches, then --resume."
+    )
