@@ -124,7 +124,7 @@ def test_other_orders_of_rows_are_decoded_whole(name):
 
 
 def test_the_fast_kernel_gets_what_it_needs(monkeypatch):
-    """Any other stride, that of the batch of one too, and PyTorch takes the kernel for planes: the same pixels, late."""
+    """Any other stride, that of the batch of one too, and PyTorch takes the kernel for planes: same pixels, late."""
     seen = []
 
     def caught(tensor, **options):
