@@ -117,10 +117,17 @@ def _first_line(error: BaseException) -> str:
 def _note(rank: int, **fields: object) -> bool:
     """Replace this rank's note; False where that is not possible."""
     path = Path(os.environ[FOLDER]) / f"rank-{rank}.json"
-    try:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"rank": rank, "time": time.time(), **fields}))
-        temporary.replace(path)
-    except OSError:
-        return False
-    return True
+    temporary = path.with_suffix(".tmp")
+    text = json.dumps({"rank": rank, "time": time.time(), **fields})
+    for _ in range(
+        3
+    ):  # torch's handler of SIGCHLD raises RuntimeError anywhere, when a data-loading process has died
+        try:
+            temporary.write_text(text)
+            temporary.replace(path)
+        except OSError:
+            return False
+        except RuntimeError:
+            continue
+        return True
+    return False

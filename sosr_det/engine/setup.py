@@ -175,6 +175,7 @@ def build_runner(cfg: Any, *, for_training: bool, plan: Any = None) -> Any:
     """
     from mmengine.runner import Runner
 
+    from sosr_det.data.loader_workers import shield_workers
     from sosr_det.engine.acceleration.runner import accelerated
     from sosr_det.engine.distribution import gather_in_memory
     from sosr_det.engine.safe_files import refuse_pickled_arrays
@@ -186,11 +187,13 @@ def build_runner(cfg: Any, *, for_training: bool, plan: Any = None) -> Any:
         runner = (kind if plan is None else accelerated(kind, plan)).from_cfg(cfg)
         if for_training:
             # mmengine builds the loops, and with them the data sets, at first use.
-            _ = runner.train_loop
-            evaluating = runner.val_loop
+            loops = [runner.train_loop, runner.val_loop]
         else:
-            evaluating = runner.test_loop
-        gather_in_memory(getattr(evaluating, "evaluator", None))
+            loops = [runner.test_loop]
+        for loop in loops:
+            if loop is not None:
+                shield_workers(loop.dataloader)
+                gather_in_memory(getattr(loop, "evaluator", None))
     except FileNotFoundError as error:
         text = _missing_annotations(cfg, error)
         if text is None:
