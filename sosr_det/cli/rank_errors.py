@@ -119,9 +119,8 @@ def _note(rank: int, **fields: object) -> bool:
     path = Path(os.environ[FOLDER]) / f"rank-{rank}.json"
     temporary = path.with_suffix(".tmp")
     text = json.dumps({"rank": rank, "time": time.time(), **fields})
-    for _ in range(
-        3
-    ):  # torch's handler of SIGCHLD raises RuntimeError anywhere, when a data-loading process has died
+    # torch's handler of SIGCHLD raises RuntimeError wherever the process is, when a data-loading one has died.
+    for _ in range(3):
         try:
             temporary.write_text(text)
             temporary.replace(path)

@@ -95,7 +95,7 @@ def outcome(
 
     Returns:
         75 where some process stopped with that code and the others did too or were ended by the launcher; 128 + signal
-        where the job was sent one; else the code of the process that failed first.
+        where the job was sent one, or a process was killed by one; else the code of the process that failed first.
     """
     codes: dict[int, int | None] = {rank: note.get("code") for rank, note in notes.items()}
     for rank, code in failed.items():
@@ -115,16 +115,23 @@ def outcome(
         return 128 + sent, lines
     if not failed:
         return 0, lines
-    root = first["rank"] if first is not None and not first.get("lost") else min(failed)
-    code = codes.get(root) or next(iter(failed.values()))
+    if first is not None and not first.get("lost"):
+        return codes.get(first["rank"]) or 1, lines
+    killed = [code for code in codes.values() if _is_killed(code)]
+    code = killed[0] if killed else failed[min(failed)]
     return (128 - code if code < 0 else code), lines
+
+
+def _is_killed(code: int | None) -> bool:
+    """Ended by a signal that was not the launcher's."""
+    return code is not None and code < 0 and code not in _ENDED_BY_LAUNCHER
 
 
 def _lines(first: Mapping[str, Any] | None, codes: Mapping[int, int | None], sent: int | None) -> list[str]:
     if first is not None and not first.get("lost"):
         return [str(first["message"])]
     for rank, code in codes.items():
-        if code is not None and code < 0 and code not in _ENDED_BY_LAUNCHER:
+        if _is_killed(code):
             why = " (out of memory? `dmesg` or `sacct` tell)" if code == -signal.SIGKILL else ""
             return [f"rank {rank}: error: killed by {signal.Signals(-code).name}{why}."]
     unfinished = [str(rank) for rank, code in codes.items() if code is None]

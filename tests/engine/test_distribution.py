@@ -276,7 +276,7 @@ KILL, TERM = -signal.SIGKILL, -signal.SIGTERM
             [note(0, 1, "second", time=2.0), note(1, 3, "first", time=1.0)],
             {0: 1, 1: 3}, None, 3, "first",
         ),
-        ([note(0, 1, "lost contact", True), note(1, None)], {0: 1, 1: KILL}, None, 1, "rank 1: error: killed by SIGK"),
+        ([note(0, 1, "lost contact", True), note(1, None)], {0: 1, 1: KILL}, None, 137, "killed by SIGKILL"),
         ([note(0, 1, "lost contact", True)], {0: 1}, None, 1, "lost contact"),  # the other one was on another node
         ([], {1: -signal.SIGSEGV}, None, 139, "SIGSEGV"),
         ([note(0, 130, "rank 0: interrupted"), note(1, 130)], {}, signal.SIGINT, 130, "rank 0: interrupted"),
