@@ -165,12 +165,14 @@ def test_metrics_are_told_without_counts_and_not_by_the_dozen():
 def test_one_line_for_an_interval_an_epoch_and_a_validation():
     lines = []
     shown = LineDisplay(lines.append, now=lambda: "12:00:00")
+    shown.start("runs/a/log")
     shown.step(PLACE)  # shows nothing
     shown.train(PLACE, RECORD)
     shown.epoch(PLACE, {"seconds": 252.0, "img_per_s": 812.4, "data_wait_fraction": 0.031})
     shown.validated(PLACE, {"seconds": 12.0}, {"accuracy/top1": 71.25, "accuracy/num_samples": 40})
     shown.train(Place(0, 0, 120, 500), RECORD)
     assert lines == [
+        "full log: runs/a/log",
         f"12:00:00 epoch 3/90 step 120/500: {', '.join(SHOWN)}, 5 h 12 min left",
         "12:00:00 epoch 3/90 trained: 4 min 12 s, 812 img/s, data wait 3%",
         "12:00:00 epoch 3/90 validated: accuracy/top1 71.25 (12 s)",

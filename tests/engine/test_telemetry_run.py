@@ -56,6 +56,7 @@ def test_a_run_shows_some_short_lines_and_no_dump_of_its_config(run):
     assert "data wait" in timed[0]
     assert "left" in timed[0]
     assert len(out) < 20
+    assert sum(line.startswith("full log: ") and line.endswith(".log") for line in out) == 1
     assert err == []
     assert any(line.startswith("best epoch 1: accuracy/top1") for line in out)  # what tools/demo.sh looks for
 

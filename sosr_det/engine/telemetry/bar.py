@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from sosr_det.engine.telemetry.display import NoDisplay, Place, epoch_line, validation_line
+from sosr_det.engine.telemetry.display import NoDisplay, Place, epoch_line, start_line, validation_line
 from sosr_det.engine.telemetry.wording import duration, step_details
 
 _REFRESH_S = 0.5  # drawing takes some milliseconds: more often would be felt in small networks' steps
@@ -50,6 +50,9 @@ class BarDisplay(NoDisplay):
         self._details = Text("")
         self._live: Live | None = None
         self._drawn = float("-inf")
+
+    def start(self, log: str) -> None:
+        self._console.print(Text(start_line(log)), soft_wrap=True)
 
     def step(self, place: Place) -> None:
         self._move(place)

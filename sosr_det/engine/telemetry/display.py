@@ -39,6 +39,9 @@ class Place:
 class NoDisplay:
     """Shows nothing."""
 
+    def start(self, log: str) -> None:
+        """The training is about to begin; ``log`` is its full log."""
+
     def step(self, place: Place) -> None:
         """A step was made."""
 
@@ -74,6 +77,9 @@ class LineDisplay(NoDisplay):
         self._say = say or (lambda line: print(line, flush=True))
         self._now = now
 
+    def start(self, log: str) -> None:
+        self._say(start_line(log))
+
     def train(self, place: Place, record: Mapping[str, Any]) -> None:
         left = record.get("eta_seconds")
         parts = [*step_details(record), *([] if left is None else [f"{duration(left)} left"])]
@@ -84,6 +90,10 @@ class LineDisplay(NoDisplay):
 
     def validated(self, place: Place, record: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         self._say(validation_line(self._now(), place, record, metrics))
+
+
+def start_line(log: str) -> str:
+    return f"full log: {log}"
 
 
 def epoch_line(now: str, place: Place, record: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sized
 from typing import Any
@@ -71,6 +72,7 @@ class MetricsHook(Hook):
             # Clipping by norm measures it already, before it clips.
             if isinstance(wrapper, OptimWrapper) and getattr(wrapper, "grad_name", None) != "grad_norm":
                 self._norm = GradientNorm(wrapper.optimizer)
+            self.display.start(os.path.relpath(runner.logger.log_file))
         if not runner.iter:
             self._terms = {}
         self._time_steps(runner.train_loop)
