@@ -276,6 +276,37 @@ def index(
         )
 
 
+@app.command()
+def faults(
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder on the file system to try, such as that of your runs; default: a temporary one."
+        ),
+    ] = None,
+    only: Annotated[str, typer.Option(help="Only faults with this in their name.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Kill a tiny training, fill its disk, damage its files: what happens, what is lost; exit code 1 if it is wrong."""
+    import tempfile
+
+    import sosr_det.register  # noqa: F401  before anything is forked
+    from sosr_det.analysis.bench_faults.bench import bench_faults, table
+    from sosr_det.cli.main import main
+    from sosr_det.errors import ConfigError
+
+    if folder is not None and folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"--folder {folder} holds something already; name a new one.")
+    with tempfile.TemporaryDirectory(prefix="sosr-faults-") as temporary:
+        place = folder or Path(temporary)
+        rows = bench_faults(place, main, only=only, say=lambda line: None if as_json else typer.echo(line))
+    typer.echo(json.dumps(rows, indent=1) if as_json else f"\n{table(rows)}")
+    if not rows:
+        raise ConfigError(f"no fault has {only!r} in its name.")
+    if not all(row["as_it_should"] for row in rows):
+        raise typer.Exit(1)
+
+
 def _show(rows: dict[str, dict[str, Any]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -97,6 +97,7 @@ def run_files(work_dir: Path) -> list[Path]:
         "last_checkpoint",
         "dynamics.json",
         "metrics.jsonl",
+        "diverged*.json",
         "features_2d.npz",
         FILE_NAME,
     )

@@ -137,6 +137,7 @@ class Drill:
         before: Callable[[], Any] | None = None,
         workers: int = 0,
         cfg_options: Sequence[str] = (),
+        config: str | None = None,
         timeout_s: float = 120.0,
     ) -> Outcome:
         """`sosr-det train` in the folder ``name``.
@@ -147,10 +148,12 @@ class Drill:
             before: called in the new process before, to arrange the fault.
             workers: processes that load images.
             cfg_options: config overrides.
+            config: another one than the drill's, a file in ``folder``.
             timeout_s: the process is killed after this time.
         """
+        source = self.folder / config if config else self.config
         command = [
-            "train", str(self.config), "--work-dir", str(self.folder / name), "--no-publish", "--ema", "0.1",
+            "train", str(source), "--work-dir", str(self.folder / name), "--no-publish", "--ema", "0.1",
             "--progress", "none", "--no-channels-last", *arguments, "--cfg-options",
             f"train_dataloader.num_workers={workers}", *cfg_options,
         ]  # fmt: skip

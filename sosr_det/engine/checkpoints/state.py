@@ -58,9 +58,13 @@ def refuse_non_finite(runner: Runner, out_dir: str) -> None:
     """Raise rather than let a checkpoint of a diverged training replace a good one.
 
     Raises:
-        TrainingDivergedError: names the first weight that is NaN or infinite.
+        TrainingDivergedError: names the first weight, or statistic of batch norm, that is NaN or infinite.
     """
-    for name, parameter in bare_model(runner).named_parameters():
+    model = bare_model(runner)
+    statistics = [
+        each for each in model.named_buffers() if each[0].endswith(("running_mean", "running_var"))
+    ]  # other buffers may be infinite on purpose
+    for name, parameter in [*model.named_parameters(), *statistics]:
         if parameter.is_floating_point() and not torch.isfinite(parameter.detach()).all():
             raise TrainingDivergedError(
                 f"the weights are no longer finite ({name}), though the loss still was: training diverged in its last "

@@ -81,6 +81,10 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         with self.place.training_suspended():
             self.runner.val_loop.run()
 
+    def batch_indices(self, position: int) -> list[int]:
+        """Into the data set, of batch ``position`` (from 0) of the current epoch; for a run that ends."""
+        return self._batches.indices(self._epoch, position)
+
     def run_epoch(self) -> None:
         """Train one epoch, or what is left of it."""
         self.runner.call_hook("before_train_epoch")

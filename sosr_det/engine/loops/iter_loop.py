@@ -61,6 +61,12 @@ class ExactIterLoop(IterBasedTrainLoop):
         with self.place.training_suspended():
             self.runner.val_loop.run()
 
+    def batch_indices(self, position: int) -> list[int]:
+        """Into the data set, of the batch of step ``position`` (from 0) of the run; for a run that ends."""
+        count = len(self.dataloader)
+        endless = self.dataloader.batch_sampler.is_endless
+        return self._batches.indices(*((0, position) if endless else divmod(position, count)))
+
     def _endless(self) -> Iterator[Any]:
         """Batches from the step that is next: of an endless sampler, or of one pass after the other."""
         count, sampler = len(self.dataloader), self.dataloader.batch_sampler

@@ -103,3 +103,8 @@ class TrainingBatches:
                         f"{str(error).splitlines()[0]} Starting the data loader again at batch {first + done + 1}: "
                         f"nothing is lost ({restarts} of {MOST_RESTARTS} times)."
                     )
+
+    def indices(self, epoch: int, position: int, step: int | None = None) -> list[int]:
+        """Into the data set, of the batch of a step; for a run that ends, as the sampler does not go on from there."""
+        self.sampler.begin(epoch, position, step)
+        return [int(index) for index in next(iter(self.sampler))]

@@ -92,7 +92,7 @@ def restarted_too_often(what: str, position: int, error: RuntimeError) -> DataEr
     section = "train_dataloader" if what == "training" else "val_dataloader"
     return DataError(
         f"the {what} data loader's worker processes died {MOST_RESTARTS + 1} times in one epoch, the last time at "
-        f"batch {position + 1}: {str(error).splitlines()[0]} The usual cause is too little memory, or too little shared "
-        f"memory in a container (docker run --shm-size=8g). Use fewer workers (--cfg-options {section}.num_workers=2) "
-        "or smaller batches, then --resume."
+        f"batch {position + 1}: {str(error).splitlines()[0]} The usual cause is too little memory, or too little "
+        "shared memory in a container (docker run --shm-size=8g). Use fewer workers (--cfg-options "
+        f"{section}.num_workers=2) or smaller batches, then --resume."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,11 @@ class DrillGround:
         self.module = ""
         self.counts = 0
 
-    def train(self, name, *arguments, before=None, workers=0, cfg_options=(), timeout_s=100) -> Outcome:
+    def train(self, name, *arguments, before=None, workers=0, cfg_options=(), config=None, timeout_s=100):
         """`sosr-det train` in ``folder / name``; ``before`` names a function of the test's module, with arguments."""
         return self._ask(
             do="train", name=name, arguments=arguments, before=before, workers=workers,
-            cfg_options=cfg_options, timeout_s=timeout_s,
+            cfg_options=cfg_options, config=config, timeout_s=timeout_s,
         )  # fmt: skip
 
     def call(self, function, *arguments) -> Outcome:
@@ -39,6 +40,22 @@ class DrillGround:
             if outcomes[-1].code == 0:
                 break
         return outcomes
+
+    def variant(self, name: str, **changes) -> str:
+        """A config file with other parts than the drill's own, such as ``train_cfg={...}``, merged one deep."""
+        config = json.loads((self.folder / "drill.json").read_text())
+        for key, value in changes.items():
+            known = config.get(key)
+            merged = isinstance(known, dict) and isinstance(value, dict) and key != "train_cfg"
+            config[key] = {**known, **value} if merged else value
+        (self.folder / name).write_text(json.dumps(config))
+        return name
+
+    def copy(self, source: Path, word: str) -> str:
+        """A new run that is a copy of another."""
+        name = self.new(word)
+        shutil.copytree(source, self.folder / name)
+        return name
 
     def new(self, word: str) -> str:
         """Name of a new run."""

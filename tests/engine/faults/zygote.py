@@ -48,7 +48,7 @@ def answer(drill: Drill, wish: dict) -> dict:
     return asdict(
         drill.train(
             wish["name"], *wish["arguments"], before=before, workers=wish["workers"],
-            cfg_options=wish["cfg_options"], timeout_s=wish["timeout_s"],
+            cfg_options=wish["cfg_options"], config=wish["config"], timeout_s=wish["timeout_s"],
         )
     )  # fmt: skip
 
