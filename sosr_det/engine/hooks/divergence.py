@@ -42,10 +42,10 @@ class DivergenceHook(Hook):
         loss = terms.get("loss")
         if loss is None or math.isfinite(loss):
             return
+        told = self._told(runner, batch_idx, data_batch, terms)
         raise TrainingDivergedError(
-            f"the loss is {loss} at epoch {runner.epoch + 1}, step {batch_idx + 1} ({terms}). Training diverged; earlier "
-            f"checkpoints are intact.{self._told(runner, batch_idx, data_batch, terms)} Try a smaller learning rate, "
-            "warm-up or gradient clipping."
+            f"the loss is {loss} at epoch {runner.epoch + 1}, step {batch_idx + 1} ({terms}). Training diverged; "
+            f"earlier checkpoints are intact.{told} Try a smaller learning rate, warm-up or gradient clipping."
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""An image that cannot be decoded in the middle of an epoch: an error with its path, or skipped, and exactly resumed."""
+"""An image in the middle of an epoch that cannot be decoded: an error with its path, or skipped, also over a kill."""
 
 from __future__ import annotations
 
