@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from sosr_det.data.decode.encoded import EncodedImage, takes_encoded, undecodable
+from sosr_det.data.decode.rows import decode_rgb_image
 from sosr_det.data.image_index.index import ImageIndex
 from sosr_det.data.transforms import build_pipeline
 from sosr_det.data.unreadable import is_cut_off_jpeg
@@ -118,22 +118,6 @@ def read_image_file(path: Path) -> EncodedImage:
     if is_cut_off_jpeg(data):
         raise undecodable(str(path), len(data), ValueError("the JPEG is cut off, it has no end marker"))
     return EncodedImage(data, str(path))
-
-
-def decode_rgb_image(image: EncodedImage) -> Tensor:
-    """Decode a JPEG, PNG, WebP or GIF file to a uint8 RGB tensor ``[3, H, W]``.
-
-    A cut-off JPEG is an error, too: torchvision does not fill it up with grey.
-
-    Raises:
-        UnreadableImageError: it cannot be decoded; the message has the image's name.
-    """
-    try:
-        # A bytearray, as torch warns of memory that it must not write.
-        encoded = torch.frombuffer(bytearray(image.data), dtype=torch.uint8)
-        return decode_image(encoded, mode=ImageReadMode.RGB)
-    except (RuntimeError, ValueError) as error:
-        raise undecodable(image.name, len(image.data), error) from error
 
 
 def read_rgb_image(path: Path) -> Tensor:

@@ -21,6 +21,7 @@ from sosr_det.data.image_dataset import ClassificationDataset
 from sosr_det.data.in_memory import InMemoryDataset
 from sosr_det.data.sample_seeds import SampleSeededDataset
 from sosr_det.data.transforms import build_pipeline
+from sosr_det.engine.hooks.record import _interpolation
 from sosr_det.errors import ConfigError, DataError
 
 DRAWS = 4000
@@ -299,3 +300,8 @@ def test_published_cifar_files_hold_no_image_files():
     data.name, data._images = "cifar10", torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(ConfigError, match="hold pixels, not image files"):
         data.read_encoded(0)
+
+
+def test_runs_record_the_interpolation_of_the_decoding_resize():
+    val = {"dataset": {"pipeline": [{"type": "DecodeResize", "size": 256}]}}
+    assert _interpolation({"val_dataloader": val}) == "bilinear"

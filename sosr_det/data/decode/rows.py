@@ -107,12 +107,15 @@ def _decode_by_torchvision(encoded: EncodedImage) -> np.ndarray:
 def decode_rgb_image(encoded: EncodedImage) -> Tensor:
     """Decode a JPEG, PNG, WebP or GIF file to a uint8 RGB tensor ``[3, H, W]``.
 
+    A JPEG that was cut off is an error, too: torchvision does not fill it up with grey.
+
     Raises:
-        DataError: it cannot be decoded; the message has its name.
+        UnreadableImageError: it cannot be decoded; the message has its name.
     """
     if not encoded.data:
         raise undecodable(encoded.name, 0, ValueError("the file is empty"))
     try:
+        # A bytearray, as torch warns of memory that it must not write.
         data = torch.frombuffer(bytearray(encoded.data), dtype=torch.uint8)
         return decode_image(data, mode=ImageReadMode.RGB)
     except RuntimeError as error:
