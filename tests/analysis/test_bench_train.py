@@ -84,6 +84,7 @@ def test_a_slow_hook_is_seen_in_our_time_alone(measured):
     assert rows["sosr-det"]["ratio"] > 1.5
     assert rows["bare"]["step_ms"] < rows["sosr-det"]["step_ms"]
     assert rows["timm"]["ours_ratio"] > 1.5
+    assert 0 < rows["sosr-det"]["cpu_ratio"] < rows["sosr-det"]["ratio"]  # it sleeps
 
 
 def test_the_report_names_the_work_and_every_loop(measured):
@@ -144,6 +145,7 @@ def clock(monkeypatch):
     """A clock that only the loops move."""
     state = {"now": 10.0}
     monkeypatch.setattr(turns.time, "perf_counter", lambda: state["now"])
+    monkeypatch.setattr(turns.time, "process_time", lambda: state["now"] / 4)
     return state
 
 
@@ -169,6 +171,7 @@ def test_turns_are_timed_without_each_other_and_the_guests_change_places(clock):
     with pytest.raises(AllRoundsDone):
         train()
     assert taken.times == {"sosr-det": [12 + 13, 14 + 15], "A": [2, 2], "B": [10, 10]}
+    assert taken.cpu_times == {"sosr-det": [25 / 4, 29 / 4], "A": [0.5, 0.5], "B": [2.5, 2.5]}
     assert "".join(order) == "hhAABBhhBBAAhhAABB"
 
 
@@ -241,7 +244,9 @@ def test_command_line(monkeypatch):
 
     def bench_train(work, peers, **options):
         asked.update(work=work, peers=list(peers), **options)
-        row = dict.fromkeys(("step_ms", "img_per_s", "ratio", "ratio_q25", "ratio_q75", "ours_ratio"), 1.0)
+        row = dict.fromkeys(
+            ("step_ms", "img_per_s", "ratio", "ratio_q25", "ratio_q75", "ours_ratio", "cpu_ratio"), 1.0
+        )
         rows = {"bare": {**row, "weight_difference": 0.0}}
         work = {"name": "cifar", "arch": "resnet20", "image_size_px": 32, "batch_size": 4}
         fixed = {"steps_per_turn": 3, "rounds": 5, "device": "cpu", "threads": 2, "torch": "2"}

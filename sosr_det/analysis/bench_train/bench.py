@@ -50,11 +50,15 @@ def bench_train(
         by_hook: also measure our engine's hooks one by one, which adds a little to its steps.
 
     Returns:
-        ``dict(rows={name: row}, work=..., device=..., torch=..., threads=...)``. A row has ``step_ms`` (median over the
-        rounds), ``img_per_s``, ``ratio`` to the bare loop (median of the rounds' ratios) with the quartiles
-        ``ratio_q25`` and ``ratio_q75``, ``ours_ratio`` (our engine's time over this contender's, likewise), and
-        ``weight_difference``, the largest difference to the bare loop's weights in the end. With ``by_hook``,
-        ``hooks_cpu_ms`` has the milliseconds per step of each hook (:mod:`sosr_det.analysis.bench_train.by_hook`).
+        ``dict(rows={name: row}, work=..., device=..., torch=..., threads=...)``, and with ``by_hook`` ``hooks_cpu_ms``,
+        the milliseconds per step of each hook (:mod:`sosr_det.analysis.bench_train.by_hook`). A row has
+
+        - ``step_ms`` (median over the rounds) and ``img_per_s``;
+        - ``ratio`` to the bare loop: median of the rounds' ratios, with the quartiles ``ratio_q25`` and ``ratio_q75``;
+        - ``cpu_ratio``, the same of the processor time: others on the machine do not change it much; work on a GPU is
+          not in it;
+        - ``ours_ratio``: our engine's time over this contender's, likewise;
+        - ``weight_difference``: the largest difference to the bare loop's weights in the end.
 
     Raises:
         ConfigError: an unknown work, peer or device, numbers below 1.
@@ -83,6 +87,7 @@ def bench_train(
     networks = {HOST: ours, **{peer: loop.network for peer, loop in loops.items()}}
     rows = summarise_turns(turns.times, steps_per_turn, task.batch_size)
     for peer, row in rows.items():
+        row["cpu_ratio"] = median_ratio(turns.cpu_times[peer], turns.cpu_times[BASE])
         row["weight_difference"] = largest_difference(networks[peer], loops[BASE].network)
     return {
         "work": {key: getattr(task, key) for key in ("name", "arch", "image_size_px", "batch_size")},
@@ -121,11 +126,14 @@ def summarise_turns(
             "ratio": statistics.median(ratios),
             "ratio_q25": quartiles[0],
             "ratio_q75": quartiles[2],
-            "ours_ratio": statistics.median(
-                host / own for host, own in zip(times[HOST], times[name], strict=True)
-            ),
+            "ours_ratio": median_ratio(times[HOST], times[name]),
         }
     return rows
+
+
+def median_ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Median over the rounds of one's time over the other's."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
 def largest_difference(one: torch.nn.Module, other: torch.nn.Module) -> float:
@@ -144,14 +152,14 @@ def report_lines(results: dict[str, Any]) -> list[str]:
         f"{work['arch']}, {work['batch_size']} images of {work['image_size_px']} px a step, fp32, "
         f"{results['rounds']} rounds of {results['steps_per_turn']} steps in turns, {results['device']} "
         f"({results['threads']} threads), torch {results['torch']}",
-        f"  {'loop':<12}{'ms/step':>10}{'img/s':>9}{'time / bare':>13}{'quartiles':>16}{'ours / this':>13}"
-        f"{'weights differ':>16}",
+        f"  {'loop':<12}{'ms/step':>10}{'img/s':>9}{'time / bare':>13}{'quartiles':>16}{'CPU / bare':>12}"
+        f"{'ours / this':>13}{'weights differ':>16}",
     ]
     for name, row in results["rows"].items():
         quartiles = f"{row['ratio_q25']:.3f}-{row['ratio_q75']:.3f}"
         lines.append(
             f"  {name:<12}{row['step_ms']:>10.2f}{row['img_per_s']:>9.1f}{row['ratio']:>13.3f}{quartiles:>16}"
-            f"{row['ours_ratio']:>13.3f}{row['weight_difference']:>16.2g}"
+            f"{row['cpu_ratio']:>12.3f}{row['ours_ratio']:>13.3f}{row['weight_difference']:>16.2g}"
         )
     hooks = results.get("hooks_cpu_ms")
     if hooks:

@@ -25,6 +25,7 @@ class Turns:
 
     Attributes:
         times: name -> seconds of each counted turn, the host's under :data:`HOST`.
+        cpu_times: likewise, seconds of this process's processor time, which others on the machine do not prolong.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class Turns:
         if steps_per_turn < 1 or rounds < 1:
             raise ValueError(f"steps per turn and rounds must be at least 1, got {steps_per_turn}, {rounds}")
         self.times: dict[str, list[float]] = {HOST: [], **{name: [] for name in guests}}
+        self.cpu_times: dict[str, list[float]] = {name: [] for name in self.times}
         self._guests = dict(guests)
         self._steps_per_turn, self._rounds, self._warm_up = steps_per_turn, rounds, warm_up
         self._device = device
         self._round = self._host_steps = 0
-        self._began = 0.0
+        self._began = (0.0, 0.0)
 
     @property
     def host_steps(self) -> int:
@@ -63,23 +65,25 @@ class Turns:
         self._host_steps += 1
         if self._host_steps % self._steps_per_turn:
             return
-        self._count(HOST, self._now() - self._began)
+        self._count(HOST, self._began)
         names = list(self._guests)
         turn = self._round % len(names) if names else 0
         for name in names[turn:] + names[:turn]:
             began = self._now()
             for _ in range(self._steps_per_turn):
                 next(self._guests[name])
-            self._count(name, self._now() - began)
+            self._count(name, began)
         self._round += 1
         if self._round == self._rounds + self._warm_up:
             raise AllRoundsDone
         self._began = self._now()
 
-    def _count(self, name: str, seconds: float) -> None:
+    def _count(self, name: str, began: tuple[float, float]) -> None:
+        wall, cpu = self._now()
         if self._round >= self._warm_up:
-            self.times[name].append(seconds)
+            self.times[name].append(wall - began[0])
+            self.cpu_times[name].append(cpu - began[1])
 
-    def _now(self) -> float:
+    def _now(self) -> tuple[float, float]:
         synchronize(self._device)
-        return time.perf_counter()
+        return time.perf_counter(), time.process_time()
