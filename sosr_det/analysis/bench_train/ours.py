@@ -86,6 +86,13 @@ def _config(work: Work, num_steps: int, extra_hooks: Sequence[dict]) -> dict[str
         },
     }
     cfg.param_scheduler = [{"type": "MultiStepLR", "by_epoch": True, "milestones": [30, 60], "gamma": 0.1}]
+    # The others compute so; what the device would choose is not the loop's cost.
+    cfg.acceleration = {
+        "precision": "fp32",
+        "channels_last": False,
+        "compile": False,
+        "fused_optimizer": False,
+    }
     cfg.auto_scale_lr = {"enable": False, "base_batch_size": work.batch_size}
     cfg.default_hooks.checkpoint.save_best = None
     cfg.custom_hooks = [*extra_hooks, {"type": "BenchTurnsHook"}]
