@@ -13,7 +13,9 @@ from sosr_det.data.decode.planned import COLUMNS
 from sosr_det.data.decode.transforms import height_and_width
 from sosr_det.errors import ConfigError, DataError, InstallationError
 
-_NUM_BYTES, _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = range(len(COLUMNS))
+_NUM_BYTES, _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = (
+    COLUMNS.index(name) for name in ("num_bytes", "top", "left", "height", "width", "flip")
+)
 
 
 @TRANSFORMS.register_module()

@@ -14,12 +14,13 @@ import torch
 from mmengine.registry import FUNCTIONS, TRANSFORMS
 from torch import Tensor
 
+from sosr_det.data.decode.crop_box import CropBox
 from sosr_det.data.decode.rows import ImageSource
 from sosr_det.data.decode.transforms import DecodeRandomResizedCrop
 from sosr_det.errors import ConfigError
 
 PLAN = "plan"  # of a batch: int64 [B, 6], the columns below
-COLUMNS = ("num_bytes", "top", "left", "height", "width", "flip")
+COLUMNS = ("num_bytes", *CropBox._fields, "flip")
 
 
 @TRANSFORMS.register_module()
