@@ -22,6 +22,7 @@ VARIABLES = frozenset({
 # Sections that nothing learned depends on. Validation keeps the state of the random generators.
 _HARMLESS_SECTIONS = frozenset({
     "compile", "custom_imports", "data_root", "default_scope", "env_cfg", "log_level", "log_processor", "publish",
+    "save_every_minutes",
     "test_cfg", "test_dataloader", "test_evaluator", "val_cfg", "val_dataloader", "val_evaluator", "visualizer",
     "unreadable_images",  # skipping goes on where the run would have stopped
 })  # fmt: skip

@@ -120,6 +120,11 @@ def test_of_the_acceleration_only_what_computes_other_numbers_counts():
     }
 
 
+def test_how_often_is_saved_is_no_other_training():
+    [found] = config_differences("save_every_minutes = 5.0", {})
+    assert not found.changes_training
+
+
 def test_names_that_nobody_knows_count_as_a_change_of_the_training():
     assert changes_training(("some_new_section", "x"))
     assert changes_training(("custom_hooks", "SomebodysHook", "x"))

@@ -155,7 +155,7 @@ class MetricsHook(Hook):
         self.display.epoch(Place(runner.epoch + 1, runner.max_epochs, 0, 0), record)
 
     def _time_steps(self, loop: Any) -> None:
-        """Time that other hooks take within a step is no waiting for data: the clock goes around the whole step."""
+        """Time that other hooks take is no waiting for data, and saving between two steps neither."""
         clock, run_iter = self._clock, loop.run_iter
 
         def timed(*args: Any, **kwargs: Any) -> None:
@@ -164,6 +164,15 @@ class MetricsHook(Hook):
             clock.leave()
 
         loop.run_iter = timed
+        place = getattr(loop, "place", None)  # of this project's own loops
+        if place is not None:
+            after_step = place.after_step
+
+            def timed_after_step(*args: Any, **kwargs: Any) -> None:
+                after_step(*args, **kwargs)
+                clock.leave()
+
+            place.after_step = timed_after_step
 
     def _steps_to_record(self, runner, batch_idx: int) -> int:
         """0 for a step that a record is written after; as LoggerHook decides it."""
