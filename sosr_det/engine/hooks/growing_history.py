@@ -17,7 +17,7 @@ class GrowingHistory(HistoryBuffer):
     """mmengine's ``HistoryBuffer`` with room for the values to come.
 
     mmengine's own copies the whole history for every value: after 450,000 steps (90 epochs of ImageNet) that was
-    measured as 7 ms of each step. A copy or a pickle of this one is a plain ``HistoryBuffer`` with the same values.
+    measured as 8 ms of each step. A copy or a pickle of this one is a plain ``HistoryBuffer`` with the same values.
 
     Args:
         log_history, count_history, max_length: as ``HistoryBuffer`` takes them.
