@@ -343,3 +343,37 @@ def test_this_machine_is_described():
     device = current_device()
     assert device.kind in str(device)
     assert "fp32" in device.precisions
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_decides_for_all(tmp_path, monkeypatch, rank):
+    """Rank 1 has a T4 and is told what rank 0 with its A100 chose; its own choice would be fp16."""
+    sent = []
+
+    def broadcast(box, src):
+        if rank == 0:
+            sent.extend(box)
+        else:
+            box[0] = told
+
+    def plan_on(device):
+        monkeypatch.setattr("sosr_det.engine.acceleration.plan.current_device", lambda: device)
+        cfg = Config({"work_dir": str(tmp_path), "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1}}})
+        return plan_acceleration(cfg, TrainOptions("c", amp=True))
+
+    told = (settle(A100, {"precision": "fp32", "channels_last": True}), "", None)
+    monkeypatch.setattr("mmengine.dist.get_world_size", lambda: 2)
+    monkeypatch.setattr("mmengine.dist.is_main_process", lambda: rank == 0)
+    monkeypatch.setattr("mmengine.dist.broadcast_object_list", broadcast)
+    if rank == 0:
+        assert plan_on(A100).settings.precision == "bf16"
+        assert sent[0][0].settings.precision == "bf16"
+        return
+    settings = plan_on(T4).settings
+    assert (settings.precision, settings.channels_last) == ("fp32", True)
+    told = (settle(A100, {"precision": "bf16"}), "", None)
+    with pytest.raises(ConfigError, match=r"bf16, which cuda .Tesla T4. does not train in"):
+        plan_on(T4)
+    told = ConfigError("rank 0 has a bad config")
+    with pytest.raises(ConfigError, match="rank 0 has a bad config"):
+        plan_on(T4)

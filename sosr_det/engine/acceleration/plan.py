@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from sosr_det.engine.acceleration.device import Device, current_device
 from sosr_det.engine.acceleration.device_flags import device_flags
 from sosr_det.engine.acceleration.measurement import MIN_ROUNDS, Measurement, measure
 from sosr_det.engine.acceleration.report import acceleration_line
-from sosr_det.engine.acceleration.resolution import Resolution, resolve, resumed
+from sosr_det.engine.acceleration.resolution import Resolution, require_precision, resolve, resumed
 from sosr_det.engine.acceleration.settings import Settings, checked
 from sosr_det.engine.configs import bare_type
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 from sosr_det.engine.train_options import TrainOptions
-from sosr_det.errors import ConfigError
+from sosr_det.errors import ConfigError, SosrError
 
 MEASURING_SHARE = 0.02  # of the run's steps, at most
 MEASURING_SECONDS = 3.0
@@ -115,48 +115,73 @@ class Plan:
 
 
 def plan_acceleration(cfg: Any, options: TrainOptions) -> Plan:
-    """Decide, and give ``cfg`` the hook and the optimizer wrapper that follow; every rank decides the same.
+    """Decide, and give ``cfg`` the hook and the optimizer wrapper that follow; rank 0 decides for all.
 
     Raises:
         ConfigError: options that contradict each other, the device or the run that is resumed; no compiler.
     """
-    from mmengine.dist import get_world_size
-
-    device, flags, config = current_device(), requested(options), config_settings(cfg)
     wrapper = cfg.get("optim_wrapper") or {}
     optimizer = bare_type((wrapper.get("optimizer") or {}).get("type") or "optimizer")
-    deterministic = bool((cfg.get("randomness") or {}).get("deterministic"))
-    note, measured, lines = "", None, []
-    record = _resumed_record(cfg)
-    if record is not None and record.get("acceleration"):
-        resolution, lines = resumed(
-            device, flags, record["acceleration"], allow_changes=getattr(options, "allow_changes", False)
-        )
-        note, measured = "as the run began", record["acceleration"].get("measured")
-    else:
-        if record is not None:  # begun by an earlier version, which did none of this
-            config = {"channels_last": False, "fused_optimizer": False, **config}
-        alone = get_world_size() == 1
-        if device.kind == "cpu" and (options.paired or deterministic or not alone):
-            note = "not measured: " + (
-                "runs are to be compared" if options.paired else "deterministic" if deterministic
-                else "several processes"
-            )  # fmt: skip
-        resolution = resolve(
-            device,
-            flags,
-            config,
-            stage=cfg.get("stage", "detection"),
-            deterministic=deterministic,
-            may_measure=alone and not options.paired and record is None,
-        )
-    resolution = _with_possible_fusing(resolution, optimizer)
+    device = current_device()
+    resolution, note, measured = _from_rank_0(lambda: _decide(cfg, options, device, optimizer))
+    require_precision(device, resolution.settings.precision, resolution.origins["precision"])  # of this rank
     if resolution.settings.compile is not None:
         require_compiler(resolution.settings.compile, device.kind)
     set_ema(cfg, resolution.settings.ema)
     if wrapper:
         cfg.optim_wrapper = wrapper_config(dict(wrapper), resolution.settings.precision)
-    return Plan(device, resolution, optimizer, "; ".join([note, *lines]).strip("; "), measured)
+    return Plan(device, resolution, optimizer, note, measured)
+
+
+def _decide(cfg: Any, options: TrainOptions, device: Device, optimizer: str) -> tuple[Resolution, str, Any]:
+    """The resolution, a remark, and what the resumed run has measured."""
+    from mmengine.dist import get_world_size
+
+    flags, config = requested(options), config_settings(cfg)
+    record = _resumed_record(cfg)
+    if record is not None and record.get("acceleration"):
+        recorded = record["acceleration"]
+        resolution, lines = resumed(device, flags, recorded, allow_changes=options.allow_changes)
+        note = "; ".join(["as the run began", *lines])
+        return _with_possible_fusing(resolution, optimizer), note, recorded.get("measured")
+    if record is not None:  # begun by an earlier version, which did none of this
+        config = {"channels_last": False, "fused_optimizer": False, **config}
+    alone = get_world_size() == 1
+    deterministic = bool((cfg.get("randomness") or {}).get("deterministic"))
+    reasons = {
+        "runs are to be compared": options.paired, "deterministic": deterministic, "several processes": not alone,
+    }  # fmt: skip
+    resolution = resolve(
+        device,
+        flags,
+        config,
+        stage=cfg.get("stage", "detection"),
+        deterministic=deterministic,
+        may_measure=alone and not options.paired and record is None,
+    )
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    note = f"not measured: {reason}" if reason and device.kind == "cpu" else ""
+    return _with_possible_fusing(resolution, optimizer), note, None
+
+
+def _from_rank_0(decide: Callable[[], tuple[Resolution, str, Any]]) -> tuple[Resolution, str, Any]:
+    """What rank 0 decides, or its error, on every rank: devices may differ, and so may what a rank reads."""
+    from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
+
+    if get_world_size() == 1:
+        return decide()
+    box: list[Any] = [None]
+    if is_main_process():
+        try:
+            box = [decide()]
+        except SosrError as error:
+            box = [error]
+        except Exception as error:  # the other ranks must hear of it too, or they wait for ever
+            box = [ConfigError(f"rank 0: {type(error).__name__}: {error}")]
+    broadcast_object_list(box, src=0)
+    if isinstance(box[0], Exception):
+        raise box[0]
+    return box[0]
 
 
 def requested(options: TrainOptions) -> dict[str, Any]:
