@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -12,14 +13,22 @@ from torch.utils.data import DataLoader
 from sosr_det.engine.loops import ExactEpochLoop, ExactIterLoop
 from sosr_det.engine.loops.stop_consensus import StopConsensus, Wish
 
+_IMPORTED = (
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "scipy.signal",
+    "torch.utils.tensorboard",
+    "torchmetrics.classification",
+    "torchvision.transforms.v2",
+    "sosr_det.analysis.bench_faults.network",
+    "sosr_det.engine.train",
+)
+
 
 def import_what_trainings_import() -> None:
     """In the process that is forked, once: libraries that a training would otherwise import each time (seconds)."""
-    import tensorboard  # noqa: F401
-    import torchvision.transforms.v2  # noqa: F401
-
-    import sosr_det.analysis.bench_faults.network
-    import sosr_det.engine.train  # noqa: F401
+    for name in _IMPORTED:
+        importlib.import_module(name)
 
 
 def die() -> None:

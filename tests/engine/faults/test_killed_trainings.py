@@ -11,9 +11,11 @@ from sosr_det.analysis.bench_faults.arrange import die_at_step  # noqa: F401  ca
 from sosr_det.analysis.bench_faults.drill import EPOCHS, STEPS, STEPS_PER_EPOCH, differences, losses
 
 _random = random.Random(20)
+STEPS_KILLED = _random.sample(range(1, STEPS + 1), 20)
+# Four kills to a run, in five runs.
 KILLS = [
-    (step, _random.choice(("before", "inside", "after")), _random.choice((0, 2, 3, 5)))
-    for step in _random.sample(range(1, STEPS + 1), 20)
+    [(step, _random.choice(("before", "inside", "after")), saves) for step in sorted(STEPS_KILLED[run::5])]
+    for run, saves in enumerate((0, 2, 3, 4, 5))
 ]
 
 
@@ -25,28 +27,23 @@ def require_same(undisturbed, folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_once_at_twenty_steps(drill, undisturbed, workers):
-    ran_twice = []
-    for step, when, save_each in KILLS[workers // 2 :: 2] if workers else KILLS:
-        name = drill.new("killed")
-        first, second = drill.until_done(
-            name, faults=[("die_at_step", step, when, save_each)], workers=workers
-        )
-        assert (first.code, second.code) == (-9, 0), first.text + second.text
-        require_same(undisturbed, drill.folder / name)
-        found = re.search(r"resuming from \S+: (\d+) epochs?, (\d+) steps", second.text)
+@pytest.mark.parametrize("kills", KILLS, ids=lambda kills: "-".join(str(each[0]) for each in kills))
+def test_killed_at_random_steps(drill, undisturbed, workers, kills):
+    name = drill.new("killed")
+    made, lost = 0, []
+    for fault in [*(["die_at_step", *kill] for kill in kills), None]:
+        outcome = drill.train(name, "--auto-resume", before=fault, workers=workers)
+        assert outcome.code == (-9 if fault else 0), outcome.text
+        found = re.search(r"resuming from \S+: (\d+) epochs?, (\d+) steps", outcome.text)
         at = int(found[2]) if found else 0
-        ran_twice.append(step - (when != "after") - at)
-        assert 0 <= ran_twice[-1] <= (save_each or STEPS_PER_EPOCH)
-    assert max(ran_twice) > 1  # kills fell between saves
-
-
-def test_killed_five_times(drill, undisturbed):
-    name = drill.new("often")
-    faults = [("die_at_step", step, "inside", 2) for step in (3, 4, 9, 17, 24)]
-    outcomes = drill.until_done(name, faults=faults, workers=2)
-    assert [each.code for each in outcomes] == [-9] * 5 + [0]
+        lost.append(made - at)
+        made = fault[1] - (fault[2] != "after") if fault else STEPS
     require_same(undisturbed, drill.folder / name)
+    saves = kills[0][2]
+    assert 0 <= min(lost)
+    assert (
+        0 < max(lost) <= (saves or STEPS_PER_EPOCH)
+    )  # kills fell between saves, and no more than that was lost
 
 
 def test_another_seed_learns_something_else(drill, undisturbed):
