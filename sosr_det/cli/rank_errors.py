@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 FOLDER = "SOSR_LAUNCH_DIR"
 # An error that all have in common is rank 0's to say: it ends the job, and with it the others before they say it too.
 _GRACE_SECONDS = 2.0
+_STOPPED = 75  # sosr_det.engine.signals.STOPPED, whose module would be imported by every command
 _RANK_VARIABLES = (
     ("RANK", "WORLD_SIZE"),
     ("SLURM_PROCID", "SLURM_NTASKS"),
@@ -70,9 +72,9 @@ def lost_contact(error: BaseException) -> bool:
 
 @contextmanager
 def exit_noted(arguments: Sequence[str]) -> Iterator[None]:
-    """Leave the exit code for the launcher; without one, nothing happens."""
+    """Leave the exit code for the launcher, if there is one."""
     rank = own_rank(arguments)
-    if rank is None or not os.environ.get(FOLDER):
+    if rank is None:
         yield
         return
     _note(rank, code=None)
@@ -80,6 +82,9 @@ def exit_noted(arguments: Sequence[str]) -> Iterator[None]:
         yield
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == _STOPPED:
+            # All is saved, and a launcher that ends this process for being slower than the others changes the code.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _note(rank, code=code, **_said)
         raise
     except BaseException:  # with SOSR_TRACEBACK=1
@@ -100,10 +105,9 @@ def say(message: str, error: BaseException, arguments: Sequence[str]) -> None:
     lost = lost_contact(error)
     text = f"error: {_LOST_CONTACT}. torch says: {_first_line(error)}" if lost else message
     text = f"rank {rank}: {text}"
-    if os.environ.get(FOLDER):
-        _said.update(message=text, lost=lost)
-        if _note(rank, code=None, **_said):
-            return
+    _said.update(message=text, lost=lost)
+    if _note(rank, code=None, **_said):
+        return
     if rank > 0 or lost:
         time.sleep(_GRACE_SECONDS)
     print(text, file=sys.stderr, flush=True)
@@ -116,6 +120,8 @@ def _first_line(error: BaseException) -> str:
 
 def _note(rank: int, **fields: object) -> bool:
     """Replace this rank's note; False where that is not possible."""
+    if not os.environ.get(FOLDER):
+        return False
     path = Path(os.environ[FOLDER]) / f"rank-{rank}.json"
     temporary = path.with_suffix(".tmp")
     text = json.dumps({"rank": rank, "time": time.time(), **fields})

@@ -193,6 +193,24 @@ def test_a_job_that_could_not_save_in_time_does_not(place):
     assert "did not save" in errors
 
 
+@pytest.mark.parametrize("code", ["137", "143"])
+def test_processes_that_were_killed_after_they_had_saved_do_not_count(place, tmp_path, monkeypatch, code):
+    """srun ends the others when the first process has ended with 75, and its own code is the highest."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a b").mkdir(parents=True)
+    record = tmp_path / "runs" / "a b" / "run.json"
+    wrote = r"""echo "{\"status\": \"stopped\"}" > "runs/a b/run.json";"""
+    saves = SAVES.replace("sleep 0.3;", wrote)
+    got, errors, told = requeue(place, saves, sent=signal.SIGUSR1, CODE_WHEN_ASKED=code)
+    assert (got, told) == (0, "requeue 42\n"), errors
+    # The control: a record from before, as when a resumed run is killed before it begins; and a run that failed.
+    (tmp_path / "log.scontrol").unlink()
+    os.utime(record, (1, 1))
+    assert requeue(place, f"exit {code}")[::2] == (int(code), "")
+    record.write_text('{"status": "failed"}')
+    assert requeue(place, f"sleep 0.1; touch '{record}'; exit {code}")[::2] == (int(code), "")
+
+
 def test_a_preempted_step_is_queued_again(place):
     assert requeue(place, "exit 75")[::2] == (0, "requeue 42\n")
 
