@@ -15,10 +15,10 @@ from sosr_det.engine.determinism import deterministic_settings_restored
 from sosr_det.engine.dry_run.estimate import Work, disk_bytes, run_seconds
 from sosr_det.engine.dry_run.report import Report
 from sosr_det.engine.dry_run.trial import SavedState, TrialHook, resume, save, train_steps, validate
+from sosr_det.engine.prepare import PreparedTraining, prepare_training
 from sosr_det.engine.run_record import read_run_record
 from sosr_det.engine.telemetry.clock import Span
 from sosr_det.engine.telemetry.wording import duration, number, rate, size
-from sosr_det.engine.train import PreparedTraining, prepare_training
 from sosr_det.engine.train_options import TrainOptions
 from sosr_det.engine.work_dir import OccupiedError, remove_folder
 from sosr_det.errors import BackboneMismatchError, DataError, RegistryError, SosrError
