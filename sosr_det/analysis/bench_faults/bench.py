@@ -11,7 +11,7 @@ from typing import Any
 
 from sosr_det.analysis.bench_faults.arrange import import_what_trainings_import
 from sosr_det.analysis.bench_faults.cases import Case, cases
-from sosr_det.analysis.bench_faults.drill import EPOCHS, Drill, Main, Outcome, differences, losses
+from sosr_det.analysis.bench_faults.drill import EPOCHS, STEPS, Drill, Main, Outcome, differences, losses
 from sosr_det.errors import CheckpointError
 
 _RESUMED = re.compile(r"resuming from (\S+): (\d+) epochs?, (\d+) steps?")
@@ -104,7 +104,7 @@ def _try(drill: Drill, case: Case, name: str, whole: Path) -> Row:
     if case.begins_with_a_whole_run:
         shutil.copytree(whole, folder)
     happened: list[str] = []
-    made, lost = 0, None
+    made, lost = STEPS if case.begins_with_a_whole_run else 0, None
     for outcome, code, words in _runs(drill, case, name):
         if outcome.code != code:
             row.problems.append(f"exit code {outcome.code} instead of {code}: {outcome.last_line[:200]}")
@@ -116,7 +116,7 @@ def _try(drill: Drill, case: Case, name: str, whole: Path) -> Row:
             happened.append(f"resumed from {found[1]}")
         elif made and lost is None and outcome.code == 0:
             lost = made
-            happened.append("began again: nothing had been saved")
+            happened.append("began again")
         happened.append(_ended(outcome, words))
         made = max(losses(folder), default=0) if (folder / "metrics.jsonl").is_file() else 0
     if case.ends_whole:

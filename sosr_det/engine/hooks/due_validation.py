@@ -29,9 +29,11 @@ class DueValidationHook(Hook):
     priority = "LOWEST"
 
     def before_train(self, runner) -> None:
-        found = [self._is_owed(runner) if is_main_process() else None]
+        found = [(self._is_owed(runner), _recorded(runner)) if is_main_process() else None]
         broadcast_object_list(found, src=0)  # ranks may not share a folder
-        if found[0]:
+        owed, recorded = found[0]
+        if owed:
+            _forget_validations(runner, recorded)
             runner.logger.info(f"Epoch {runner.epoch} was not validated before the run stopped: doing so now")
             runner.train_loop.validate() if hasattr(runner.train_loop, "validate") else runner.val_loop.run()
 
@@ -44,6 +46,23 @@ class DueValidationHook(Hook):
             return False
         epochs = read_run_record(folder)["epochs"]
         return not any(each["epoch"] == runner.epoch and "val" in each for each in epochs)
+
+
+def _recorded(runner: Any) -> int:
+    """Validations in the run's record."""
+    folder = Path(runner.work_dir)
+    if not (folder / FILE_NAME).is_file():
+        return 0
+    return sum("val" in each for each in read_run_record(folder)["epochs"])
+
+
+def _forget_validations(runner: Any, recorded: int) -> None:
+    """Drop what a validation logged that was made and saved, but not recorded: it will be made, and logged, again."""
+    scalars = runner.message_hub.log_scalars
+    for name, buffer in list(scalars.items()):
+        values, counts = buffer.data
+        if name.startswith("val/") and len(values) > recorded:
+            scalars[name] = type(buffer)(values[:recorded], counts[:recorded], buffer.max_length)
 
 
 def is_due(runner: Any, epoch: int) -> bool:

@@ -65,11 +65,18 @@ class TrainLossPlateauLR(ReduceOnPlateauLR):
             )
         super().__init__(optimizer, factor=factor, patience=patience, threshold=threshold, **fixed, **kwargs)
         self.num_losses_seen = 0
+        self.lowered = [1.0] * len(self.optimizer.param_groups)  # by which factor so far, each group; saved
 
     def observe(self, loss: float) -> None:
         """Take the mean training loss of the epoch that has just ended; may lower the rate."""
         self.num_losses_seen += 1
+        before = [group["lr"] for group in self.optimizer.param_groups]
         super().step({"loss": loss})
+        after = [group["lr"] for group in self.optimizer.param_groups]
+        self.lowered = [
+            so_far * (new / old if old else 1.0)
+            for so_far, old, new in zip(self.lowered, before, after, strict=True)
+        ]
 
     def step(self, metrics: Any = None) -> None:
         """What mmengine calls after each epoch; it has no loss to give, so it only counts the epoch.

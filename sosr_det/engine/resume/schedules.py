@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+logger = logging.getLogger("sosr_det")
 
 
 class ScheduleReplay:
@@ -33,8 +36,12 @@ class ScheduleReplay:
 
     def replay(self, runner: Any) -> None:
         """After the optimizer's state is loaded: set the initial values again and make the steps."""
-        for group, values in zip(runner.optim_wrapper.param_groups, self._initial, strict=True):
-            group.update(values)
+        followers = [each for each in _schedulers(runner) if _follows_a_metric(each)]
+        if not followers or len(followers) < sum(
+            1 for _ in _schedulers(runner)
+        ):  # else nothing is to be replayed
+            for group, values in zip(runner.optim_wrapper.param_groups, self._initial, strict=True):
+                group.update(values)
         by_step = [each for each in _schedulers(runner) if not each.by_epoch]
         by_epoch = [each for each in _schedulers(runner) if each.by_epoch and not _follows_a_metric(each)]
         self._restore_followers(runner)
@@ -47,6 +54,23 @@ class ScheduleReplay:
                 if (step + 1) % steps_per_epoch == 0 and (step + 1) // steps_per_epoch <= runner.epoch:
                     for each in by_epoch:
                         each.step()
+        if by_step or by_epoch:
+            self._lower_again(runner, followers)
+
+    @staticmethod
+    def _lower_again(runner: Any, followers: list[Any]) -> None:
+        for scheduler in followers:
+            factors = getattr(scheduler, "lowered", None)
+            if factors is None:
+                logger.warning(
+                    f"a {type(scheduler).__name__} lowers the learning rate beside schedules whose length has changed, and "
+                    "does not know by how much it has: what it has lowered so far is not lowered any more"
+                )
+                continue
+            groups = runner.optim_wrapper.param_groups
+            for group, factor, smallest in zip(groups, factors, scheduler.min_values, strict=False):
+                name = scheduler.param_name
+                group[name] = max(group[name] * factor, min(smallest, group[name]))
 
     def _restore_followers(self, runner: Any) -> None:
         saved = self._saved if isinstance(self._saved, list) else []

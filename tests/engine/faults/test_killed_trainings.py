@@ -40,7 +40,7 @@ def test_killed_at_random_steps(drill, undisturbed, workers, kills):
         made = fault[1] - (fault[2] != "after") if fault else STEPS
     require_same(undisturbed, drill.folder / name)
     saves = kills[0][2]
-    assert 0 <= min(lost)
+    assert min(lost) >= 0
     assert (
         0 < max(lost) <= (saves or STEPS_PER_EPOCH)
     )  # kills fell between saves, and no more than that was lost
