@@ -61,11 +61,14 @@ class StopSignals:
         received: the first signal that is waiting to be obeyed, or None.
         can_save: a training is between its steps or in one, so that it can save and stop by itself soon. Otherwise
             SIGINT and SIGTERM end the process at once, and SIGUSR1 waits for the first step.
+        saved: the request was obeyed, and the process is about to end. Launchers send SIGTERM to the ranks that are
+            slower than the first to end: it must not turn "saved" into a failure.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.can_save = False
+        self.saved = False
         self._pid = os.getpid()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -74,6 +77,8 @@ class StopSignals:
         if os.getpid() != self._pid:  # a forked worker of a data loader: it ends when its parent does
             if name == signal.SIGTERM:
                 os._exit(TERMINATED)
+            return
+        if self.saved and name != signal.SIGINT:
             return
         patient = self.can_save or name not in (signal.SIGINT, signal.SIGTERM)
         if self.received is None and patient:

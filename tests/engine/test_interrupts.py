@@ -11,6 +11,7 @@ from mmengine.hooks import IterTimerHook
 
 from sosr_det.cli.main import main
 from sosr_det.engine.run_record import read_run_record
+from sosr_det.engine.signals import stop_signals
 
 CONFIG = "demo/resnet18_ce_1xb32-6e_demo-imagenet"
 
@@ -141,3 +142,16 @@ def test_another_failure_stays_one(train, tmp_path, monkeypatch):
     monkeypatch.setattr(IterTimerHook, "before_train_iter", fail)
     assert train()[0] == 1
     assert read_run_record(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_request_that_was_obeyed_is_not_made_a_failure_by_the_next():
+    """torchrun and srun end the slower ranks with SIGTERM when the first has stopped."""
+    with stop_signals() as signals:
+        signals.can_save = True
+        signals.handle(signal.SIGUSR1, None)
+        signals.saved = True
+        signals.handle(signal.SIGTERM, None)
+        signals.saved = False
+        with pytest.raises(SystemExit) as end:
+            signals.handle(signal.SIGTERM, None)
+    assert end.value.code == 143

@@ -184,6 +184,9 @@ class Place:
             if path
             else "this run keeps no checkpoints, nothing is saved"
         )
+        signals = active_stop_signals()
+        if signals:
+            signals.saved = True
         raise SavedInterrupt(text) if self._wish.stop == signal.SIGINT else StoppedOnRequest(text)
 
     def _hook(self) -> AtomicCheckpointHook | None:
