@@ -65,7 +65,8 @@ class TrainLossPlateauLR(ReduceOnPlateauLR):
             )
         super().__init__(optimizer, factor=factor, patience=patience, threshold=threshold, **fixed, **kwargs)
         self.num_losses_seen = 0
-        self.lowered = [1.0] * len(self.optimizer.param_groups)  # by which factor so far, each group; saved
+        # By which factor so far, each group; saved. None if a checkpoint did not know.
+        self.lowered: list[float] | None = [1.0] * len(self.optimizer.param_groups)
 
     def observe(self, loss: float) -> None:
         """Take the mean training loss of the epoch that has just ended; may lower the rate."""
@@ -73,10 +74,11 @@ class TrainLossPlateauLR(ReduceOnPlateauLR):
         before = [group["lr"] for group in self.optimizer.param_groups]
         super().step({"loss": loss})
         after = [group["lr"] for group in self.optimizer.param_groups]
-        self.lowered = [
-            so_far * (new / old if old else 1.0)
-            for so_far, old, new in zip(self.lowered, before, after, strict=True)
-        ]
+        if self.lowered is not None:
+            self.lowered = [
+                so_far * (new / old if old else 1.0)
+                for so_far, old, new in zip(self.lowered, before, after, strict=True)
+            ]
 
     def step(self, metrics: Any = None) -> None:
         """What mmengine calls after each epoch; it has no loss to give, so it only counts the epoch.
@@ -97,6 +99,7 @@ class TrainLossPlateauLR(ReduceOnPlateauLR):
         mmengine sets ``end`` to the number of epochs of the run, and would end the schedule of a resumed run there
         although more epochs were asked for.
         """
+        self.lowered = None
         super().load_state_dict({key: v for key, v in state_dict.items() if key not in ("begin", "end")})
 
 

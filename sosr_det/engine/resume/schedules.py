@@ -37,13 +37,12 @@ class ScheduleReplay:
     def replay(self, runner: Any) -> None:
         """After the optimizer's state is loaded: set the initial values again and make the steps."""
         followers = [each for each in _schedulers(runner) if _follows_a_metric(each)]
-        if not followers or len(followers) < sum(
-            1 for _ in _schedulers(runner)
-        ):  # else nothing is to be replayed
-            for group, values in zip(runner.optim_wrapper.param_groups, self._initial, strict=True):
-                group.update(values)
         by_step = [each for each in _schedulers(runner) if not each.by_epoch]
         by_epoch = [each for each in _schedulers(runner) if each.by_epoch and not _follows_a_metric(each)]
+        replays = bool(by_step or by_epoch)
+        if replays or not followers:  # followers alone go on from the saved values
+            for group, values in zip(runner.optim_wrapper.param_groups, self._initial, strict=True):
+                group.update(values)
         self._restore_followers(runner)
         steps_per_epoch = len(runner.train_dataloader)
         with warnings.catch_warnings():
@@ -54,7 +53,7 @@ class ScheduleReplay:
                 if (step + 1) % steps_per_epoch == 0 and (step + 1) // steps_per_epoch <= runner.epoch:
                     for each in by_epoch:
                         each.step()
-        if by_step or by_epoch:
+        if replays:
             self._lower_again(runner, followers)
 
     @staticmethod
@@ -63,8 +62,8 @@ class ScheduleReplay:
             factors = getattr(scheduler, "lowered", None)
             if factors is None:
                 logger.warning(
-                    f"a {type(scheduler).__name__} lowers the learning rate beside schedules whose length has changed, and "
-                    "does not know by how much it has: what it has lowered so far is not lowered any more"
+                    f"a {type(scheduler).__name__} lowers the learning rate beside schedules whose length has changed, "
+                    "and does not know by how much it has: what it has lowered so far is not lowered any more"
                 )
                 continue
             groups = runner.optim_wrapper.param_groups
