@@ -119,7 +119,9 @@ def _try(drill: Drill, case: Case, name: str, whole: Path) -> Row:
             happened.append("began again")
         happened.append(_ended(outcome, words))
         made = max(losses(folder), default=0) if (folder / "metrics.jsonl").is_file() else 0
-    if case.ends_whole:
+    if case.ends_whole and not (folder / f"epoch_{EPOCHS}.pth").is_file():
+        row.problems.append("the run did not come to its end")
+    elif case.ends_whole:
         different = differences(whole / f"epoch_{EPOCHS}.pth", folder / f"epoch_{EPOCHS}.pth")
         if different or losses(folder) != losses(whole):
             row.problems.append(f"learned something else: {', '.join(sorted(different)[:3]) or 'losses'}")

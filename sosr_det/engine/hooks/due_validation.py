@@ -61,7 +61,11 @@ def _forget_validations(runner: Any, recorded: int) -> None:
     scalars = runner.message_hub.log_scalars
     for name, buffer in list(scalars.items()):
         values, counts = buffer.data
-        if name.startswith("val/") and len(values) > recorded:
+        if not name.startswith("val/") or len(values) <= recorded:
+            continue
+        if not recorded:
+            del scalars[name]  # mmengine's log reads the last value of each
+        else:
             scalars[name] = type(buffer)(values[:recorded], counts[:recorded], buffer.max_length)
 
 
