@@ -12,6 +12,7 @@ from torch import Tensor
 from sosr_det.data.decode.encoded import EncodedImage, takes_encoded, undecodable
 from sosr_det.data.decode.rows import decode_rgb_image
 from sosr_det.data.image_index.index import ImageIndex
+from sosr_det.data.regular_file import open_regular_file
 from sosr_det.data.transforms import build_pipeline
 from sosr_det.data.unreadable import is_cut_off_jpeg
 from sosr_det.errors import DataError, UnreadableImageError
@@ -107,7 +108,7 @@ def read_image_file(path: Path) -> EncodedImage:
         UnreadableImageError: it is missing, cannot be read, or is a JPEG without its end; the message names the path.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=open_regular_file) as file:
             data = file.read()
     except FileNotFoundError as error:
         raise UnreadableImageError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.registry import DATASETS
 
+from sosr_det.data.regular_file import NOT_REGULAR, open_regular_file
 from sosr_det.errors import ConfigError, DataError, UnreadableImageError
 
 DEFAULT_MOST = 10
@@ -192,7 +193,7 @@ def file_problem(path: str) -> str | None:
     import numpy as np
 
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=open_regular_file) as file:
             data = file.read()
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
@@ -233,11 +234,13 @@ def check_file_end(path: str) -> None:
     """Raise if a JPEG on this machine is cut off: two bytes are read, and the file only if they are not its end.
 
     Raises:
-        UnreadableImageError: it is cut off.
+        UnreadableImageError: it is cut off, or a pipe or something else that is no regular file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError:
+        descriptor = open_regular_file(path)
+    except OSError as error:
+        if error.strerror == NOT_REGULAR:  # whoever reads a pipe waits for ever
+            raise UnreadableImageError(f"image {path} is {NOT_REGULAR}; take it off the list.") from error
         return  # whoever reads it says so
     try:
         size = os.fstat(descriptor).st_size

@@ -117,6 +117,8 @@ def decode_rgb_image(encoded: EncodedImage) -> Tensor:
     try:
         # A bytearray, as torch warns of memory that it must not write.
         data = torch.frombuffer(bytearray(encoded.data), dtype=torch.uint8)
-        return decode_image(data, mode=ImageReadMode.RGB)
+        image = decode_image(data, mode=ImageReadMode.RGB)
     except RuntimeError as error:
         raise undecodable(encoded.name, len(encoded.data), error) from error
+    # A PNG of 16 bits keeps its upper ones, as with PIL and OpenCV.
+    return image if image.dtype == torch.uint8 else (image.to(torch.int32) >> 8).to(torch.uint8)

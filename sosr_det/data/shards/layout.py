@@ -74,9 +74,9 @@ class ShardsIndex:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_text(self) -> str:
-        """As JSON."""
+        """As JSON, in ASCII: names of folders need not be Unicode."""
         about = {"format": FORMAT, "version": VERSION, "num_samples": self.num_samples, "digest": self.digest}
-        return json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({**about, **asdict(self)}, indent=1) + "\n"
 
 
 def parse_index(text: bytes | str, place: str) -> ShardsIndex:
