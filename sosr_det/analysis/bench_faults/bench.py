@@ -127,6 +127,8 @@ def _try(drill: Drill, case: Case, name: str, whole: Path) -> Row:
             row.problems.append(f"learned something else: {', '.join(sorted(different)[:3]) or 'losses'}")
         else:
             happened.append("same bits as undisturbed")
+    if case.forbidden and (folder / case.forbidden).exists():
+        row.problems.append(f"{case.forbidden} is there")
     row.happened = "; ".join(filter(None, happened))
     row.lost_steps = lost if lost is not None else (0 if case.ends_whole else None)
     row.as_it_should = not row.problems

@@ -24,6 +24,8 @@ from sosr_det.analysis.bench_faults.arrange import (
 from sosr_det.analysis.bench_faults.disk import Fault, FaultyDisk, dies, fails, in_saves, lies
 from sosr_det.engine.checkpoints.names import POINTER, training_checkpoints
 
+_MARK = "code-was-run"
+
 
 @dataclass
 class Run:
@@ -56,6 +58,7 @@ class Case:
         begins_with_a_whole_run: the folder holds one.
         ends_whole: in the end the same bits must be learned.
         arguments: of every start, also of the run that it is compared with.
+        forbidden: what must not be in the folder in the end.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Case:
     begins_with_a_whole_run: bool = False
     ends_whole: bool = True
     arguments: tuple[str, ...] = ()
+    forbidden: str = ""
 
 
 def cases() -> list[Case]:
@@ -164,7 +168,7 @@ def _without_digest(folder: Path) -> None:
 def _run_code(folder: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:
-            return os.mkdir, (str(folder / "code-was-run"),)
+            return os.mkdir, (str(folder / _MARK),)
 
     content = torch.load(_newest(folder), weights_only=True)
     torch.save({**content, "more": Evil()}, folder / "epoch_9.pth")
@@ -177,7 +181,8 @@ def _damage_all(folder: Path) -> None:
 
 def _damages() -> list[Case]:
     def of(name: str, damage: Callable[[Path], Any], *words: str) -> Case:
-        return Case(name, [Run(damage=damage, words=words)], begins_with_a_whole_run=True)
+        run = Run(damage=damage, words=words)
+        return Case(name, [run], begins_with_a_whole_run=True, forbidden=_MARK)
 
     return [
         of("newest checkpoint: one bit flipped", lambda folder: _flip(_newest(folder)), "is damaged"),
