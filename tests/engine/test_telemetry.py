@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from sosr_det.engine.telemetry.clock import Span, StepClock, eta_seconds
 from sosr_det.engine.telemetry.console import keep_off_terminal
 from sosr_det.engine.telemetry.display import LineDisplay, NoDisplay, Place, make_display
 from sosr_det.engine.telemetry.gradients import GradientNorm, peak_memory
+from sosr_det.engine.telemetry.hook import MetricsHook, validations_left
 from sosr_det.engine.telemetry.metrics_file import MetricsFile, read_metrics
 from sosr_det.engine.telemetry.wording import duration, metric_list, number, rate, size, step_details
 from sosr_det.errors import CheckpointError, ConfigError
@@ -72,6 +74,43 @@ def test_a_validation_between_epochs_counts_nowhere_but_other_hooks_do():
     make_step(clock, steps, wait=0, train=1, rest=4)
     assert steps.epoch.seconds == 5.0
     assert steps.take_interval().seconds == 10.0
+
+
+def test_a_validation_between_two_steps_of_a_run_by_iterations_counts_nowhere():
+    clock = Clock()
+    hook = MetricsHook()
+    steps = hook._clock = StepClock(clock)
+    steps.begin()
+    make_step(clock, steps, wait=0, train=1, rest=0)
+    hook.before_val_epoch(None)
+    clock.pass_(1000)
+    hook.after_val_epoch(None, {})
+    hook.after_val(None)
+    make_step(clock, steps, wait=1, train=1, rest=0)
+    span = steps.take_interval()
+    assert (span.seconds, span.wait_seconds) == (3.0, 1.0)
+    assert steps.seconds_per_step == 2.0
+
+
+@pytest.mark.parametrize(
+    ("steps_made", "begin", "left"),
+    [
+        (5, 1, 3),
+        (9, 1, 3),
+        (10, 1, 2),
+        (19, 1, 2),
+        (20, 1, 1),
+        (24, 1, 1),
+        (25, 1, 0),
+        (5, 15, 2),
+        (5, 99, 0),
+    ],
+)
+def test_validations_left_of_a_run_by_iterations(steps_made, begin, left):
+    """25 steps, validated after 10, 20 and the last one; ``begin`` leaves out earlier ones."""
+    loop = SimpleNamespace(val_interval=10, val_begin=begin, max_iters=25)
+    runner = SimpleNamespace(train_loop=loop, val_loop=object(), iter=steps_made - 1, max_iters=25)
+    assert validations_left(runner) == left
 
 
 def test_the_first_step_is_no_measure_of_those_to_come():

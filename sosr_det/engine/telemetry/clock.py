@@ -58,8 +58,12 @@ class StepClock:
 
     def begin(self) -> None:
         """An epoch begins: what happened since the last step, such as validation, counts nowhere."""
-        self._mark = self._clock()
+        self.skip()
         self._epoch = Span()
+
+    def skip(self) -> None:
+        """What happened since the last step, such as validation, counts nowhere."""
+        self._mark = self._clock()
 
     def enter(self) -> None:
         self._pass(waiting=True)

@@ -224,6 +224,11 @@ class MetricsHook(Hook):
 
     # ---- validation --------------------------------------------------------------------------------------------
 
+    def after_val(self, runner) -> None:
+        """A run by iterations validates between two steps: that is no waiting for data."""
+        self._clock.skip()
+        self._previous_step = time.perf_counter()
+
     def before_val_epoch(self, runner) -> None:
         self._validation_began = time.perf_counter()
 
@@ -267,7 +272,13 @@ def validations_left(runner) -> int:
         return 0
     if isinstance(loop, EpochBasedTrainLoop):
         return sum(is_due(runner, epoch) for epoch in range(runner.epoch + 1, runner.max_epochs + 1))
-    return -(-(runner.max_iters - runner.iter - 1) // max(loop.val_interval, 1))
+    first = max(runner.iter + 2, loop.val_begin)  # the next step that one may follow, counted from 1
+    last, interval = runner.max_iters, max(loop.val_interval, 1)
+    if first > last:
+        return 0
+    return (
+        last // interval - (first - 1) // interval + bool(last % interval)
+    )  # the last step is always validated
 
 
 def _rates(span: Span) -> dict[str, float | None]:
