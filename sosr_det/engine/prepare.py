@@ -17,6 +17,7 @@ from sosr_det.engine.configs import load_config
 from sosr_det.engine.determinism import apply_deterministic
 from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
 from sosr_det.engine.exact_engine import use_exact_engine
+from sosr_det.engine.folder_lock import hold_folder
 from sosr_det.engine.learning_rate import effective_batch_line, learning_rate_scaling, resumed_scaling
 from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.parent_run import tell_parent
@@ -82,6 +83,8 @@ def prepare_training(options: TrainOptions, *, dry_run: bool = False) -> Prepare
     init_distributed(cfg, options.launcher)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(options.config).stem)
     cfg.work_dir = str(work_dir)
+    if not dry_run:
+        hold_folder(work_dir)
     options, choice, lines = settle_start(options, work_dir)
     for line in lines:
         _say(line)

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from sosr_det.engine.config_cost import formatted_once
 from sosr_det.engine.determinism import deterministic_settings_restored
+from sosr_det.engine.folder_lock import folders_released, hold_folder
 from sosr_det.engine.parent_run import note_parent
 from sosr_det.engine.prepare import prepare_training
 from sosr_det.engine.publishing import publish_run
@@ -37,6 +38,7 @@ _CHECKPOINT_FACTOR = 7
 @stop_signals()  # saved at the next step, and recorded
 @deterministic_settings_restored()
 @formatted_once()
+@folders_released()
 def run_training(options: TrainOptions) -> Path:
     """Train, record and publish; returns the work directory.
 
@@ -48,6 +50,7 @@ def run_training(options: TrainOptions) -> Path:
     prepared = prepare_training(options)
     cfg, work_dir = prepared.cfg, prepared.work_dir
     created = make_folder(work_dir)
+    hold_folder(work_dir)  # a new one; another was held before anything was decided about it
     runner = None
     try:
         runner = build_runner(cfg, for_training=True, plan=prepared.plan)
