@@ -113,6 +113,6 @@ def parse_index(text: bytes | str, place: str) -> ShardsIndex:
                 raise ValueError(f"{shard} is no shard")
         if values["digest"] != index.digest:
             raise ValueError("its digest is not that of its content")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{place} is damaged or was changed by hand: {error}. {again}") from error
     return index

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from sosr_det.cache_root import cache_root
 from sosr_det.data.shards.layout import Shard
-from sosr_det.data.shards.storage import Storage
+from sosr_det.data.shards.storage import Storage, told_as_os_error
 from sosr_det.data.shards.tar import file_sha256
 from sosr_det.errors import ConfigError, DataError
 
@@ -212,12 +212,14 @@ def _patiently(read):
     """Try again after a failure that may pass; a missing file is no such failure."""
     for pause in _PAUSES_SECONDS:
         try:
-            return read()
+            with told_as_os_error():
+                return read()
         except FileNotFoundError:
             raise
         except OSError:
             time.sleep(pause)
-    return read()
+    with told_as_os_error():
+        return read()
 
 
 def _remove_unused(folder: Path, most_bytes: int, used: Path) -> None:

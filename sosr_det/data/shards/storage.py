@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +82,15 @@ class Storage:
             with os.scandir(self.folder) as entries:
                 return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
         try:
-            self.filesystem.invalidate_cache()
-            listed = self.filesystem.ls(self._path, detail=True)
+            with told_as_os_error():
+                self.filesystem.invalidate_cache()
+                listed = self.filesystem.ls(self._path, detail=True)
+                found = {item["name"]: item["size"] for item in listed if item["type"] == "file"}
+                unknown = [path for path, size in found.items() if size is None]  # of a web server's listing
+                found |= dict(zip(unknown, self.filesystem.sizes(unknown), strict=True)) if unknown else {}
         except FileNotFoundError:
             return {}
-        return {item["name"].rpartition("/")[2]: item["size"] for item in listed if item["type"] == "file"}
+        return {path.rpartition("/")[2]: size for path, size in found.items()}
 
     def read(self, name: str) -> bytes:
         """A whole file.
@@ -94,7 +100,8 @@ class Storage:
         """
         if self.folder is not None:
             return (self.folder / name).read_bytes()
-        return self.filesystem.cat_file(self.path(name))
+        with told_as_os_error():
+            return self.filesystem.cat_file(self.path(name))
 
     def open(self, name: str) -> Any:
         """A file, to be read from its beginning to its end.
@@ -122,9 +129,10 @@ class Storage:
             return
         # Object stores show a file when it is complete. Others may show a part, which index.json does not name yet.
         size = file.stat().st_size
-        self.filesystem.put_file(str(file), self.path(name))
-        self.filesystem.invalidate_cache()
-        found = self.filesystem.size(self.path(name))
+        with told_as_os_error():
+            self.filesystem.put_file(str(file), self.path(name))
+            self.filesystem.invalidate_cache()
+            found = self.filesystem.size(self.path(name))
         if found != size:
             raise OSError(f"{self.where(name)} has {found} bytes after {size} were written")
         file.unlink()
@@ -136,8 +144,9 @@ class Storage:
             OSError: it could not be written.
         """
         if self.folder is None:
-            self.filesystem.pipe_file(self.path(name), content)
-            self.filesystem.invalidate_cache()
+            with told_as_os_error():
+                self.filesystem.pipe_file(self.path(name), content)
+                self.filesystem.invalidate_cache()
             return
         staged = self.folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
         try:
@@ -163,7 +172,19 @@ class Storage:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
         else:
-            self.filesystem.makedirs(self._path, exist_ok=True)
+            with told_as_os_error():
+                self.filesystem.makedirs(self._path, exist_ok=True)
+
+
+@contextmanager
+def told_as_os_error() -> Iterator[None]:
+    """Stores have exceptions of their own (S3 without credentials, a web server's 403): they are OSErrors here."""
+    try:
+        yield
+    except (OSError, DataError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def is_url(text: str) -> bool:

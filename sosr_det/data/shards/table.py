@@ -99,8 +99,16 @@ def mismatch(table: ShardTable, index: ShardsIndex) -> str | None:
     if not 0 <= table.shard.min(initial=0) <= table.shard.max(initial=0) < len(index.shards):
         return "it names shards that there are not"
     sizes = np.array([shard.bytes for shard in index.shards], np.uint64)
-    if (table.begin + table.size.astype(np.uint64) > sizes[table.shard]).any():
+    room = sizes[table.shard]
+    # Not `begin + size`, which may be small again in 64 bits.
+    if ((table.begin > room) | (table.size.astype(np.uint64) > room - table.begin)).any():
         return "it names places beyond the end of a shard"
+    if (
+        table.offsets[0]
+        or table.offsets[-1] != len(table.path_bytes)
+        or (np.diff(table.offsets.astype(np.int64)) < 0).any()
+    ):
+        return "its paths do not lie one after the other"
     if not 0 <= table.labels.min(initial=0) <= table.labels.max(initial=0) < len(index.classes):
         return "it has labels that there are not"
     return None
