@@ -72,7 +72,7 @@ def is_worker_death(error: RuntimeError) -> bool:
 
 
 def forget_dead_workers(loader: DataLoader, iterator: Any) -> None:
-    """End the workers of ``loader``, and those of other loaders that have a dead one among them: torch tells of it once,
+    """End the workers of ``loader``, and those of loaders that have a dead one among them: torch tells of it once,
     and the next to wait for it would do so for seconds. Their next iteration starts new ones."""
     _shut_down(loader, loader._iterator or iterator)
     for other in list(_loaders):
