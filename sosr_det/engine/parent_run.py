@@ -57,7 +57,8 @@ def parent_record(parent: Path, cfg: Any, *, resuming: bool) -> dict[str, Any]:
     """Compare with a parent run.
 
     Args:
-        parent: the folder of a run (or its ``run.json``): a run that is continued or replaced, or any other.
+        parent: the folder of a run (or its ``run.json``, or a checkpoint in it): a run that is continued or replaced,
+            or any other.
         cfg: the config in use, resolved and with its hooks.
         resuming: the parent is the run itself; where its weights came from is not compared then.
 
@@ -69,6 +70,8 @@ def parent_record(parent: Path, cfg: Any, *, resuming: bool) -> dict[str, Any]:
     Raises:
         CheckpointError: no run there, or its record is damaged.
     """
+    if parent.is_file() and parent.suffix == ".pth":  # a checkpoint of the run
+        parent = parent.parent
     record = read_run_record(parent)
     source = str(parent / FILE_NAME if parent.is_dir() else parent)
     text = record.get("config_text")

@@ -14,6 +14,7 @@ from typing import Any
 from sosr_det.engine.configs import find_registered, walk_dicts
 from sosr_det.errors import ConfigError
 
+_NUMBERS = {"inf": float("inf"), "nan": float("nan")}  # as a dump has them
 _BUILT = ("model", "train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -76,6 +77,10 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
         return kind(map(_value, node.elts))
+    if isinstance(node, ast.Name) and node.id in _NUMBERS:
+        return _NUMBERS[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
+        return -_value(node.operand)
     try:
         return ast.literal_eval(node)
     except ValueError:

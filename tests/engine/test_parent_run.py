@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -10,6 +11,7 @@ import sosr_det.register  # noqa: F401
 from sosr_det.engine.config_comparison import ABSENT, config_differences, difference_lines
 from sosr_det.engine.configs import load_config
 from sosr_det.engine.parent_run import describe_parent, parent_record
+from sosr_det.engine.recorded_config import recorded_values
 from sosr_det.engine.run_record import write_run_record
 from sosr_det.engine.training_keys import changes_training
 from sosr_det.errors import CheckpointError, ConfigError
@@ -189,3 +191,21 @@ def test_a_parent_whose_config_is_no_data_is_said_and_one_that_is_none_is_refuse
         parent_record(tmp_path, load_config(CONFIG), resuming=False)
     with pytest.raises(CheckpointError, match="nothing to compare"):
         parent_record(run(tmp_path / "b", None), load_config(CONFIG), resuming=False)
+
+
+def test_settings_without_bound_are_read_from_a_record():
+    """Python writes them as names: ``inf``, ``-inf``, ``nan``."""
+    cfg = load_config(CONFIG)
+    cfg.save_every_minutes, cfg.lowest = float("inf"), float("-inf")
+    found = recorded_values(cfg.pretty_text, "run.json")
+    assert (found["save_every_minutes"], found["lowest"]) == (float("inf"), float("-inf"))
+    assert math.isnan(recorded_values("a = dict(b=nan)", "run.json")["a"]["b"])
+    with pytest.raises(ConfigError, match="no literal"):
+        recorded_values("a = info", "run.json")
+
+
+def test_a_parent_may_be_named_by_one_of_its_checkpoints(tmp_path):
+    parent = run(tmp_path / "parent", load_config(CONFIG).pretty_text)
+    (parent / "epoch_1.pth").write_bytes(b"\x80")
+    found = parent_record(parent / "epoch_1.pth", load_config(CONFIG), resuming=False)
+    assert describe_parent(found, "follows") == [f"this run follows {parent} with the same config"]

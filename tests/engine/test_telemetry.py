@@ -371,6 +371,17 @@ def test_the_record_of_the_resumed_step_itself_stays(tmp_path):
     assert read_metrics(tmp_path) == records([2, 4])
 
 
+def test_a_resumed_run_goes_on_without_the_lines_that_are_damaged(tmp_path):
+    written(tmp_path, [1, 2, 3]).close()
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes().split(b"\n")
+    damaged = b"\n".join([whole[0], bytes(40), *whole[2:]])
+    path.write_bytes(damaged)
+    MetricsFile(tmp_path).resume(3)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 3]
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damaged
+
+
 def test_a_resumed_run_without_a_file_begins_one(tmp_path):
     file = MetricsFile(tmp_path)
     file.resume(4)

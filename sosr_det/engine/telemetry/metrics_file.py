@@ -19,10 +19,14 @@ part that this process trained, where the run was resumed within the epoch.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+from mmengine.logging import print_log
 
 from sosr_det.engine.run_record import plain
 from sosr_det.errors import CheckpointError
@@ -47,12 +51,22 @@ class MetricsFile:
     def resume(self, step: int) -> None:
         """Go on behind the records of ``step`` steps; later ones are dropped, of steps that will be made again.
 
-        The file is replaced as a whole, so that a kill leaves the old one or the new one.
+        The file is replaced as a whole, so that a kill leaves the old one or the new one. Lines that are no records
+        (zeros, after a crash of the machine) are left out, with a warning: figures are no reason not to train on.
         """
         self._mode = "a"
         if not self.path.is_file():
             return
-        lines = [json.dumps(each) for each in read_metrics(self.path) if each["step"] <= step]
+        records, damaged = _records(self.path)
+        if damaged:
+            aside = self.path.with_name(f"{FILE_NAME}.damaged")
+            shutil.copyfile(self.path, aside)
+            print_log(
+                f"{self.path} is damaged ({damaged[0]}): {len(damaged)} of its lines are left out; {aside} is a copy",
+                logger="current",
+                level=logging.WARNING,
+            )
+        lines = [json.dumps(each) for each in records if each["step"] <= step]
         temporary = self.path.with_name(f".{FILE_NAME}.tmp")
         with temporary.open("w") as stream:
             stream.writelines(f"{line}\n" for line in lines)
@@ -90,8 +104,17 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
         raise CheckpointError(f"there is no {path}. `sosr-det train` writes it beside the run's checkpoints.")
+    records, damaged = _records(path)
+    if damaged:
+        raise CheckpointError(f"{path}, {damaged[0]}")
+    return records
+
+
+def _records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records that can be read, and what is wrong with other lines, but for a last one that was cut off."""
     lines = path.read_bytes().split(b"\n")
     found: dict[tuple[str, int], dict[str, Any]] = {}
+    damaged = []
     for place, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -99,12 +122,12 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             record = json.loads(line)
             key = (str(record["kind"]), int(record["step"]))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if place == len(lines):  # no line end: cut off
-                break
-            raise CheckpointError(f"{path}, line {place} is no record of a run's metrics: {error}") from error
+            if place != len(lines):  # a last line without its end was cut off
+                damaged.append(f"line {place} is no record of a run's metrics: {error}")
+            continue
         found.pop(key, None)
         found[key] = record
-    return list(found.values())
+    return list(found.values()), damaged
 
 
 def finite(value: Any) -> float | None:
