@@ -111,6 +111,7 @@ def _plan_resume(cfg: Any, choice: Choice, options: TrainOptions, *, settle: boo
     from mmengine.dist import get_world_size, is_main_process
 
     plan = plan_resume(choice.meta, configured_setup(cfg, get_world_size()), choice.path)
+    plan.allows_changes = options.allow_changes
     lines = refuse_changes(Path(cfg.work_dir), cfg, plan, allow=options.allow_changes)
     for line in [*plan.lines, *lines]:
         _say(line)

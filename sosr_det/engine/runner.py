@@ -14,6 +14,7 @@ from sosr_det.engine.checkpoints.pending_gradients import pending_gradients, res
 from sosr_det.engine.checkpoints.rng_state import rng_state
 from sosr_det.engine.checkpoints.state import checkpoint_content, refuse_non_finite
 from sosr_det.engine.resume.continuity import ResumePlan
+from sosr_det.engine.resume.same_data import refuse_other_data
 from sosr_det.errors import CheckpointError, SosrError
 
 
@@ -27,9 +28,11 @@ class EngineRunner(Runner):
 
     Attributes:
         resume_plan: how a resumed run goes on, set before :meth:`train`; None for a new one, or where it is not known.
+        resumed_from: the checkpoint that the run has gone on from; None for a new one.
     """
 
     resume_plan: ResumePlan | None = None
+    resumed_from: Path | None = None
     _resumed: dict[str, Any] | None = None
 
     def save_checkpoint(
@@ -113,8 +116,10 @@ class EngineRunner(Runner):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint: as mmengine does, and then the place in the epoch, random states and gradients."""
         super().resume(filename, *args, **kwargs)
+        self.resumed_from = Path(filename)
         resumed = self._resumed or {}
         if hasattr(self.train_loop, "restore"):
+            refuse_other_data(self)
             self.train_loop.restore(resumed.get("meta") or {}, resumed.get("rng"))
         if self.resume_plan is not None and self.resume_plan.replays_schedules:
             self.resume_plan.schedules.replay(self)

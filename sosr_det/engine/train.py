@@ -16,6 +16,7 @@ from sosr_det.engine.run_record import (
     FILE_NAME,
     kept_checkpoint,
     read_run_record,
+    run_files,
 )
 from sosr_det.engine.setup import (
     build_runner,
@@ -33,6 +34,8 @@ from sosr_det.engine.work_dir import (
 
 # Bytes kept per parameter byte: weights and momentum, in the last two, the file being written, and the best weights.
 _CHECKPOINT_FACTOR = 7
+# What a run needs though its files are there: the file being written, and the best weights.
+_WRITTEN_FACTOR = 3
 
 
 @stop_signals()  # saved at the next step, and recorded
@@ -57,8 +60,8 @@ def run_training(options: TrainOptions) -> Path:
         attach_display(runner, options.progress)
         note_parent(runner, prepared.parent)
         runner.resume_plan = prepared.resume_plan
-        needed = _CHECKPOINT_FACTOR * sum(p.numel() * p.element_size() for p in runner.model.parameters())
-        require_disk_space(work_dir, needed, "keeping the checkpoints")
+        weights = sum(p.numel() * p.element_size() for p in runner.model.parameters())
+        require_disk_space(work_dir, room_needed(work_dir, weights), "keeping the checkpoints")
         with prepared.plan.applied_to(runner):
             runner.train()
     except BaseException as error:
@@ -70,6 +73,12 @@ def run_training(options: TrainOptions) -> Path:
     if runner.rank == 0:
         _finish(work_dir, prepared.name)
     return work_dir
+
+
+def room_needed(work_dir: Path, weight_bytes: int) -> int:
+    """Free bytes that the checkpoints of a run will take, beside those that it replaces or goes on to keep."""
+    there = sum(path.stat().st_size for path in run_files(work_dir) if path.suffix == ".pth")
+    return max(_CHECKPOINT_FACTOR * weight_bytes - there, _WRITTEN_FACTOR * weight_bytes)
 
 
 def _end_early(error: BaseException, work_dir: Path, *, remove: bool, says: bool) -> NoReturn:
@@ -98,7 +107,8 @@ def _finish(work_dir: Path, name: str | None) -> None:
     best = record.get("best")
     if best:
         place = work_dir / best["checkpoint"] if best["checkpoint"] else "its checkpoint is missing"
-        print(f"best epoch {best['epoch']}: {best['metric']} {best['value']:.4f} ({place})")
+        chosen = f"step {best['iter']}" if "iter" in best else f"epoch {best['epoch']}"
+        print(f"best {chosen}: {best['metric']} {best['value']:.4f} ({place})")
     elif (record.get("selection") or {}).get("on") == "last":
         print(f"last epoch {record['epochs'][-1]['epoch']}: {kept_checkpoint(work_dir, record)}")
     print(f"run record: {work_dir / FILE_NAME}")

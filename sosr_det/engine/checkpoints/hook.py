@@ -37,6 +37,13 @@ class AtomicCheckpointHook(CheckpointHook):
     ``max_keep_ckpts=2``, the shipped configs' value, leaves one to fall back to should the disk damage the last.
     """
 
+    def before_train(self, runner: Any) -> None:
+        """As mmengine's; a resumed run knows its newest checkpoint: the one that it goes on from."""
+        super().before_train(runner)
+        came_from = getattr(runner, "resumed_from", None)
+        if came_from is not None and came_from.parent.resolve() == Path(self.out_dir).resolve():
+            self.last_ckpt = self.file_backend.join_path(self.out_dir, came_from.name)
+
     def save_mid_epoch(self, runner: Any) -> Path:
         """Save between two steps of an epoch; every rank must call it. Returns the file.
 
@@ -148,8 +155,9 @@ class AtomicCheckpointHook(CheckpointHook):
         if not saved:
             return
         if self.last_ckpt is not None:
-            # Again, as it must know of the best one: a resumed run compares with it.
-            self._save(runner, Path(self.last_ckpt).name, meta)
+            # Again, as it must know of the best one: a resumed run compares with it. Under the name of this place: the
+            # last one may be of an earlier place, where not every one is saved.
+            self._save(runner, self.filename_tmpl.format(place), meta)
         if is_main_process():
             self._remove_former_best(saved)
 

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from sosr_det.engine.run_record import FILE_NAME, read_run_record
 
@@ -34,18 +34,33 @@ class DueValidationHook(Hook):
         owed, recorded = found[0]
         if owed:
             _forget_validations(runner, recorded)
-            runner.logger.info(f"Epoch {runner.epoch} was not validated before the run stopped: doing so now")
+            place = f"Step {runner.iter}" if _counts_steps(runner) else f"Epoch {runner.epoch}"
+            runner.logger.info(f"{place} was not validated before the run stopped: doing so now")
             runner.train_loop.validate() if hasattr(runner.train_loop, "validate") else runner.val_loop.run()
 
     @staticmethod
     def _is_owed(runner) -> bool:
-        if not runner.epoch or not is_due(runner, runner.epoch):
+        if _counts_steps(runner):
+            if not runner.iter or not _is_due_after_step(runner, runner.iter):
+                return False
+        elif not runner.epoch or not is_due(runner, runner.epoch) or _is_within_an_epoch(runner):
             return False
         folder = Path(runner.work_dir)
         if not (folder / FILE_NAME).is_file():
             return False
         epochs = read_run_record(folder)["epochs"]
-        return not any(each["epoch"] == runner.epoch and "val" in each for each in epochs)
+        key, place = ("iter", runner.iter) if _counts_steps(runner) else ("epoch", runner.epoch)
+        return not any(each.get(key) == place and "val" in each for each in epochs)
+
+
+def _is_within_an_epoch(runner: Any) -> bool:
+    """Whether the weights are no longer those of a finished epoch: what they score is not that epoch's."""
+    place = getattr(runner.train_loop, "place", None)
+    return place is not None and place.batches_done > 0
+
+
+def _counts_steps(runner: Any) -> bool:
+    return isinstance(runner.train_loop, IterBasedTrainLoop)
 
 
 def _recorded(runner: Any) -> int:
@@ -74,8 +89,20 @@ def is_due(runner: Any, epoch: int) -> bool:
     loop = runner.train_loop
     if runner.val_loop is None or not isinstance(loop, EpochBasedTrainLoop) or epoch < loop.val_begin:
         return False
+    return epoch % _interval_at(loop, epoch) == 0 or epoch == loop.max_epochs
+
+
+def _is_due_after_step(runner: Any, step: int) -> bool:
+    """The same of a run that counts steps."""
+    loop = runner.train_loop
+    if runner.val_loop is None or step < loop.val_begin:
+        return False
+    return step % _interval_at(loop, step) == 0 or step == loop.max_iters
+
+
+def _interval_at(loop: Any, place: int) -> int:
     interval = loop.val_interval
     for milestone, after in zip(loop.dynamic_milestones or (), loop.dynamic_intervals or (), strict=True):
-        if epoch + 1 >= milestone:
+        if place + 1 >= milestone:
             interval = after
-    return epoch % interval == 0 or epoch == loop.max_epochs
+    return interval

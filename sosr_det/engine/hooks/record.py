@@ -12,6 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
 
 from sosr_det.engine.configs import walk_dicts
 from sosr_det.engine.distribution import mean_over_ranks
@@ -84,7 +85,12 @@ class RunRecordHook(Hook):
                 path.unlink()
         if runner.iter > 0 and (work_dir / FILE_NAME).is_file():
             earlier = read_run_record(work_dir)
-            self.record["epochs"] = [e for e in earlier["epochs"] if e["epoch"] <= runner.epoch]
+            by_step = isinstance(runner.train_loop, IterBasedTrainLoop)
+            self.record["epochs"] = [
+                each
+                for each in earlier["epochs"]
+                if each["epoch"] <= runner.epoch and not (by_step and each.get("iter", 0) > runner.iter)
+            ]
             self.record["resumed_at_epochs"] = [*earlier.get("resumed_at_epochs", []), runner.epoch]
             self.record["started"] = earlier.get("started")
             self.record["load_from"] = earlier.get("load_from")  # a resumed run has none of its own
@@ -189,11 +195,14 @@ class RunRecordHook(Hook):
         sign = -1 if rule == "less" else 1
         # The first of equals, as CheckpointHook keeps the earlier one.
         best = max(evaluated, key=lambda e: sign * e["val"][metric])
-        name = f"best_{metric.replace('/', '_')}_epoch_{best['epoch']}.pth"
+        steps = {} if hook.by_epoch else {"iter": best["iter"]}
+        place = f"epoch_{best['epoch']}" if hook.by_epoch else f"iter_{best['iter']}"
+        name = f"best_{metric.replace('/', '_')}_{place}.pth"
         return {
             "metric": metric,
             "value": best["val"][metric],
             "epoch": best["epoch"],
+            **steps,
             "val": best["val"],
             "checkpoint": name if (Path(runner.work_dir) / name).is_file() else None,
         }

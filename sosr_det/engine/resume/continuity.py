@@ -65,6 +65,7 @@ class ResumePlan:
         batches_done: of the unfinished epoch, in this run's batches; None: as saved.
         keeps_random_states: False where the ranks are others.
         num_samples: of the training data when the run was saved, None if unknown.
+        allows_changes: ``--allow-changes``.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -72,6 +73,7 @@ class ResumePlan:
     batches_done: int | None = None
     keeps_random_states: bool = True
     num_samples: int | None = None
+    allows_changes: bool = False
     schedules: ScheduleReplay = field(default_factory=ScheduleReplay)
 
 
