@@ -71,12 +71,20 @@ def results(demo, tmp_path_factory):
         "owed": (2, ["call", "owe_validation", str(folder / "owed")], []),
         "stopped": (2, ["--paired"], stop),
         "continued": (2, ["--paired", "--resume", "--work-dir", str(folder / "stopped" / "run")], stop),
+        "tried": (2, ["--dry-run"], [batch, "model.backbone.arch=timm/test_resnet"]),  # with batch norm
         "killed": fail("training", "kill"),
         "validation": fail("validation"),
         "disk": fail("checkpoint", "disk", rank=0),
         "config": (2, [], ["model.no_such_key=1"]),
     }  # fmt: skip
     return run_jobs(folder, demo.imagenet, jobs), folder
+
+
+def test_a_dry_run_of_two_ranks_resumes_both_and_leaves_nothing(results):
+    """Only the first one saves; each has a temporary folder of its own."""
+    by_job, folder = results
+    assert [rank["code"] for rank in by_job["tried"]] == [0, 0], by_job["tried"][1]["err"][-3000:]
+    assert not (folder / "tried" / "run").exists()
 
 
 LEARNED = {"joined": 1, "two": 2, "accumulated": 2, "other_labels": 2}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
@@ -120,9 +121,23 @@ def save(runner: Any, folder: Path) -> SavedState:
         runner.save_checkpoint(
             str(folder), path.name, meta={"epoch": runner.epoch, "iter": runner.iter}, by_epoch=False
         )
+    _hand_out(path)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     return SavedState(path, path.stat().st_size, weights, time.perf_counter() - began)
+
+
+def _hand_out(path: Path) -> None:
+    """One process saves, and the temporary folder is each one's own: the others may be on other machines."""
+    if get_world_size() == 1:
+        return
+    files = path.parent.glob(f"{path.name}*") if is_main_process() else ()
+    saved = [{file.name: file.read_bytes() for file in files}]
+    broadcast_object_list(saved)
+    if not is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name, content in saved[0].items():
+            (path.parent / name).write_bytes(content)
 
 
 def resume(runner: Any, saved: SavedState) -> None:
@@ -158,8 +173,10 @@ def validate(runner: Any) -> None:
 
 def _digests(runner: Any) -> dict[str, str]:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    # Statistics of batch norm are each process's own until the next step, which begins with the first one's.
+    state = model.state_dict() if is_main_process() else dict(model.named_parameters())
     return {
-        "model": _digest(model.state_dict()),
+        "model": _digest(state),
         "state of the optimizer": _digest([each.state_dict() for each in _optimizers(runner)]),
     }
 
