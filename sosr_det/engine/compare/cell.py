@@ -13,7 +13,13 @@ from sosr_det.engine.compare.study import PREDICTIONS, Cell, Study
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.run_record import kept_checkpoint
 from sosr_det.engine.studies.process import Processes, how_ended, last_error
-from sosr_det.engine.studies.records import completed_record, last_checkpoint, replace_text
+from sosr_det.engine.studies.records import (
+    MODES,
+    completed_record,
+    last_checkpoint,
+    next_mode,
+    replace_text,
+)
 from sosr_det.errors import CheckpointError, ConfigError
 
 DONE, ATTEMPT, TEST_CONFIG = "done.json", "attempt.json", "test_config.py"
@@ -95,18 +101,15 @@ def training_mode(cell: Cell) -> str:
     """``starting``, ``resuming`` from a checkpoint, or ``starting over`` what left nothing to resume."""
     if not (cell.run_dir / RUN_RECORD).exists():
         return "starting"
-    pointer = last_checkpoint(cell.run_dir)
-    if pointer is None:
-        return "starting over"
     try:
         attempt = json.loads((cell.folder / ATTEMPT).read_text())
     except (OSError, ValueError):
         attempt = {}
-    if not isinstance(attempt, dict) or not attempt.get("failed") or attempt.get("mode") != "resuming":
-        return "resuming"
-    # What failed without getting any further would fail there again: a damaged checkpoint, a NaN in the weights.
-    # After a newer checkpoint it is another failure, and starting over would throw away what was trained.
-    return "starting over" if attempt.get("last_checkpoint") == pointer else "resuming"
+    failed = isinstance(attempt, dict) and attempt.get("failed")
+    resumed = failed and str(attempt.get("mode")).startswith("resuming")
+    # After a newer checkpoint it is another failure.
+    stuck = resumed and attempt.get("last_checkpoint") == last_checkpoint(cell.run_dir)
+    return next_mode(cell.run_dir, stuck=bool(stuck))
 
 
 def state(cell: Cell) -> str:
@@ -115,7 +118,7 @@ def state(cell: Cell) -> str:
         return "done"
     if completed_record(cell.run_dir):
         return "trained, to test"
-    return "to resume" if training_mode(cell) == "resuming" else "to run"
+    return "to resume" if training_mode(cell).startswith("resuming") else "to run"
 
 
 def train_command(study: Study, cell: Cell, mode: str) -> list[str]:
@@ -135,7 +138,7 @@ def train_command(study: Study, cell: Cell, mode: str) -> list[str]:
             command += [flag, str(value)]
     command += ["--amp"] if options["amp"] else []
     command += [part for name in options["allow"] for part in ("--allow", name)]
-    command += {"starting": [], "resuming": ["--resume"], "starting over": ["--overwrite"]}[mode]
+    command += MODES[mode]
     return command + [part for override in options["cfg_options"] for part in ("--cfg-options", override)]
 
 

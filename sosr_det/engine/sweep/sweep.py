@@ -20,7 +20,7 @@ from sosr_det.engine.provenance import config_digest, text_digest
 from sosr_det.engine.run_record import FILE_NAME as RUN_RECORD
 from sosr_det.engine.signals import sigterm_unwinds
 from sosr_det.engine.studies.process import hold_lock, how_ended, last_error, run_process
-from sosr_det.engine.studies.records import completed_record, last_checkpoint
+from sosr_det.engine.studies.records import MODES, completed_record, last_checkpoint, next_mode
 from sosr_det.engine.studies.seeds import parse_seeds
 from sosr_det.engine.sweep.checks import require_metric, require_sosr, require_usable_losses
 from sosr_det.engine.sweep.grid import Point, parse_grid, points
@@ -223,7 +223,7 @@ class _Sweep:
         log = self.folder / "logs" / f"{point.name}.log"
         label = f"[{number}/{len(self.points)}] {point.name}"
         print(f"{label}: {mode} (log: {log})", flush=True)
-        resumed = mode == "resuming"
+        resumed = mode.startswith("resuming")
         pointer = last_checkpoint(self.folder / point.name)
         try:
             code = run_process(self.command(point, mode), log, lock)
@@ -252,11 +252,8 @@ class _Sweep:
         run_dir = self.folder / point.name
         if not (run_dir / RUN_RECORD).exists():
             return "starting"
-        if not (run_dir / "last_checkpoint").is_file():
-            return "starting over"
         earlier = attempts(self._study()).get(point.name)
-        # What failed after resuming without a newer checkpoint would fail there again: damaged, or NaN in it.
-        return "starting over" if earlier and earlier[-1].get("resumed") else "resuming"
+        return next_mode(run_dir, stuck=bool(earlier and earlier[-1].get("resumed")))
 
     def command(self, point: Point, mode: str) -> list[str]:
         """The command line of a point's run, in this Python."""
@@ -272,7 +269,7 @@ class _Sweep:
             if value is not None:
                 command += [flag, str(value)]
         command += ["--amp"] if options.amp else []
-        command += {"starting": [], "resuming": ["--resume"], "starting over": ["--overwrite"]}[mode]
+        command += MODES[mode]
         overrides = [*options.cfg_options, *(f"{key}={value}" for key, value in point.settings)]
         return command + [part for override in overrides for part in ("--cfg-options", override)]
 
