@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +81,7 @@ def shard(
     with dict(type='ShardedImages', data_root=OUT, split=...), see configs/_base_/datasets/imagenet_224_shards.py.
     """
     from sosr_det.cli.data import progress_bars
+    from sosr_det.data.shards.storage import shown
     from sosr_det.data.shards.verify import verify_shards
     from sosr_det.data.shards.write import parse_size, write_shards
 
@@ -90,7 +92,15 @@ def shard(
     if data_root is not None:
         with progress_bars(in_bytes=False) as progress:
             dataset = _source(data_root, split)
-            written = write_shards(dataset, out, split, parse_size(shard_size), shuffle_seed, progress)
+            try:
+                written = write_shards(dataset, out, split, parse_size(shard_size), shuffle_seed, progress)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # all commands tell of it alike
+                    raise
+                raise DataError(
+                    f"{shown(str(out))} cannot be written: {error}. Is the disk or the store in reach, and are you "
+                    "allowed to write there? The same command goes on where this one stopped."
+                ) from error
         shards = written.index.shards
         what = "already there" if written.already_there else "written"
         kept = (

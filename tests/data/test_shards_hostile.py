@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from sosr_det.cli.main import app
 from sosr_det.data.imagenet import ImageNetFolder
 from sosr_det.data.shards.dataset import ShardedImages
 from sosr_det.data.shards.opening import open_shards
@@ -143,3 +145,18 @@ def test_reading_on_in_a_store_that_lost_its_credentials(written, monkeypatch):
         shards[0]
     memory.rm("/lost", recursive=True)
     assert np.array_equal(shards.labels, folders.labels)
+
+
+@pytest.mark.parametrize(
+    "reason", [ConnectionError("nobody answers"), PermissionError(13, "Permission denied")]
+)
+def test_a_store_that_cannot_be_written_is_told_by_the_command(written, monkeypatch, reason):
+    _, folders = written
+
+    def refuse(*args, **kwargs):
+        raise reason
+
+    monkeypatch.setattr("sosr_det.data.shards.storage.Storage.sizes", refuse)
+    arguments = ["data", "shard", str(folders.root), "--out", "memory://elsewhere", "--split", "train"]
+    with pytest.raises(DataError, match=r"memory://elsewhere cannot be written: .*The same command goes on"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
