@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sosr_det.engine.checkpoints.names import is_mid_epoch, training_checkpoints
 from sosr_det.errors import CheckpointError
 
 FILE_NAME = "run.json"
@@ -69,15 +70,16 @@ def kept_checkpoint(run_dir: Path, record: dict[str, Any]) -> Path:
                 f"the run's best checkpoint {run_dir / best} is missing; name another checkpoint file."
             )
         return run_dir / best
-    files = sorted(run_dir.glob("epoch_*.pth"), key=lambda path: _number(path))
-    if not files:
+    files = training_checkpoints(run_dir)
+    whole = [path for path in files if not is_mid_epoch(path)]
+    if not whole and files:
+        raise CheckpointError(
+            f"the run in {run_dir} was stopped in its first epoch: finish it with `sosr-det train --resume`, or name "
+            f"the checkpoint file {files[-1].name}."
+        )
+    if not whole:
         raise CheckpointError(f"no checkpoint in {run_dir}: the run stopped before its first one.")
-    return files[-1]
-
-
-def _number(path: Path) -> int:
-    digits = path.stem.rpartition("_")[2]
-    return int(digits) if digits.isdigit() else -1
+    return whole[-1]
 
 
 def run_files(work_dir: Path) -> list[Path]:
