@@ -6,6 +6,7 @@ mmengine's ``auto_scale_lr`` multiplies the rate by images per step over ``base_
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -127,7 +128,10 @@ def resumed_scaling(
     changed = [
         key for key in ("lr", "batch_size_per_device", "world_size") if earlier.get(key) != getattr(now, key)
     ]
-    if not changed:
+    update = earlier.get("world_size", 0) * earlier.get("batch_size_per_device", 0)
+    update *= earlier.get("accumulated_steps", 1)
+    same_update = update == now.world_size * now.batch_size_per_device * now.accumulated_steps
+    if not changed or (same_update and kept_rate_factor(now, earlier) is not None):
         return earlier, None
     before = f"{earlier.get('world_size')} x {earlier.get('batch_size_per_device')} images a step"
     return earlier, (
@@ -135,6 +139,19 @@ def resumed_scaling(
         f"that of its beginning (a new run would have {now.lr:g}). Use the devices and the batch of before, or begin "
         "a new run."
     )
+
+
+def kept_rate_factor(now: LearningRateScaling | None, earlier: dict[str, Any] | None) -> float | None:
+    """What the rate of a new run is to be multiplied with for the one that the resumed run began with.
+
+    Both come from the same rate of the config, and were scaled for other batches or accumulation. None where that is
+    not so: no scaling is known, or the config's rate is another one.
+    """
+    if now is None or not earlier or not now.lr or not earlier.get("lr"):
+        return None
+    if not math.isclose(earlier.get("config_lr", 0.0), now.config_lr, rel_tol=1e-9):
+        return None
+    return earlier["lr"] / now.lr
 
 
 def _images(number: int) -> str:

@@ -18,7 +18,12 @@ from sosr_det.engine.determinism import apply_deterministic
 from sosr_det.engine.distribution import apply_accumulation, apply_sync_bn, init_distributed
 from sosr_det.engine.exact_engine import use_exact_engine
 from sosr_det.engine.folder_lock import hold_folder
-from sosr_det.engine.learning_rate import effective_batch_line, learning_rate_scaling, resumed_scaling
+from sosr_det.engine.learning_rate import (
+    effective_batch_line,
+    kept_rate_factor,
+    learning_rate_scaling,
+    resumed_scaling,
+)
 from sosr_det.engine.pairing import apply_paired
 from sosr_det.engine.parent_run import tell_parent
 from sosr_det.engine.publishing import publish_name
@@ -112,6 +117,9 @@ def _plan_resume(cfg: Any, choice: Choice, options: TrainOptions, *, settle: boo
 
     plan = plan_resume(choice.meta, configured_setup(cfg, get_world_size()), choice.path)
     plan.allows_changes = options.allow_changes
+    factor = kept_rate_factor(learning_rate_scaling(cfg, get_world_size()), _began_scaling(cfg))
+    plan.keeps_config_rate = factor is not None
+    plan.schedules.rate_factor = factor or 1.0
     lines = refuse_changes(Path(cfg.work_dir), cfg, plan, allow=options.allow_changes)
     for line in [*plan.lines, *lines]:
         _say(line)
@@ -119,6 +127,12 @@ def _plan_resume(cfg: Any, choice: Choice, options: TrainOptions, *, settle: boo
     if settle and is_main_process():
         choice.settle()
     return plan
+
+
+def _began_scaling(cfg: Any) -> dict[str, Any] | None:
+    """How the learning rate of the run that goes on was scaled when it began."""
+    work_dir = Path(cfg.work_dir)
+    return read_run_record(work_dir).get("lr_scaling") if (work_dir / FILE_NAME).is_file() else None
 
 
 def _resolve(cfg: Any, options: TrainOptions) -> tuple[dict | None, str | None, dict[str, Any]]:

@@ -119,8 +119,8 @@ class EngineRunner(Runner):
         self.resumed_from = Path(filename)
         resumed = self._resumed or {}
         if hasattr(self.train_loop, "restore"):
-            refuse_other_data(self)
             self.train_loop.restore(resumed.get("meta") or {}, resumed.get("rng"))
+            refuse_other_data(self)
         if self.resume_plan is not None and self.resume_plan.replays_schedules:
             self.resume_plan.schedules.replay(self)
         if resumed.get("pending_gradients"):

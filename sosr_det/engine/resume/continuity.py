@@ -66,6 +66,7 @@ class ResumePlan:
         keeps_random_states: False where the ranks are others.
         num_samples: of the training data when the run was saved, None if unknown.
         allows_changes: ``--allow-changes``.
+        keeps_config_rate: the config's learning rate is the one it was, before ``--accumulate`` multiplied it.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -74,6 +75,7 @@ class ResumePlan:
     keeps_random_states: bool = True
     num_samples: int | None = None
     allows_changes: bool = False
+    keeps_config_rate: bool = False
     schedules: ScheduleReplay = field(default_factory=ScheduleReplay)
 
 

@@ -10,15 +10,22 @@ from typing import Any
 logger = logging.getLogger("sosr_det")
 
 
+_RATES = {"lr", "initial_lr"}  # of an optimizer's parameter group
+
+
 class ScheduleReplay:
     """Puts the schedules of the new config where they would be, had the run followed them from its start.
 
     mmengine's schedulers compute each value from the one before and would, from their saved state, end where the old
     run was to end. So they are built anew on the initial values and stepped as often as the training was. Those that
     follow a metric keep their saved state: it depends on no length.
+
+    Attributes:
+        rate_factor: from the learning rates of a new run, scaled with its batch, to those that the run began with.
     """
 
     def __init__(self) -> None:
+        self.rate_factor = 1.0
         self._initial: list[dict[str, Any]] = []
         self._saved: Any = None
 
@@ -32,6 +39,12 @@ class ScheduleReplay:
             }
             for group in runner.optim_wrapper.param_groups
         ]
+        for values in self._initial:
+            for name in _RATES & values.keys():
+                values[name] *= self.rate_factor
+        for scheduler in _schedulers(runner):
+            if getattr(scheduler, "param_name", None) == "lr":
+                scheduler.base_values = [value * self.rate_factor for value in scheduler.base_values]
         self._saved = checkpoint.pop("param_schedulers", None)
 
     def replay(self, runner: Any) -> None:

@@ -141,6 +141,8 @@ def refuse_changes(work_dir: Path, cfg: Any, plan: ResumePlan, *, allow: bool) -
 
 
 def _is_expected(difference: Difference, plan: ResumePlan) -> bool:
+    if difference.key == "optim_wrapper.optimizer.lr" and plan.keeps_config_rate:
+        return True
     if difference.key in _PLANNED or (
         plan.replays_schedules and difference.key.startswith(("param_scheduler", "auto_scale_lr"))
     ):
