@@ -16,7 +16,7 @@ launch() {
       exit 2
     fi
     # torchrun, which says at the end whose error it was; its arguments are torchrun's
-    exec python -m sosr_det.engine.torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+    exec python -P -m sosr_det.engine.torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
       --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" --nproc_per_node="$gpus" --no-python \
       sosr-det "$command" "$config" --launcher pytorch "$@"
   fi

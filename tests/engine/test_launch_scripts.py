@@ -70,7 +70,7 @@ def test_one_process_is_the_command_itself(place, code):
 def test_several_processes_are_torchruns(place):
     assert place.run("finetune.sh", "some/config", "4", "--seed", "3").returncode == 0
     assert place.started == [
-        "python", "-m", "sosr_det.engine.torchrun", "--nnodes=1", "--node_rank=0", "--master_addr=127.0.0.1",
+        "python", "-P", "-m", "sosr_det.engine.torchrun", "--nnodes=1", "--node_rank=0", "--master_addr=127.0.0.1",
         "--master_port=29500", "--nproc_per_node=4", "--no-python",
         "sosr-det", "train", "some/config", "--launcher", "pytorch", "--seed", "3",
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def test_several_processes_are_torchruns(place):
 def test_several_nodes_with_openmmlabs_variables(place):
     variables = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "PORT": "12345"}
     assert place.run("train_det.sh", "some/config", "8", **variables).returncode == 0
-    assert place.started[3:8] == [
+    assert place.started[4:9] == [
         "--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=12345", "--nproc_per_node=8",
     ]  # fmt: skip
 
