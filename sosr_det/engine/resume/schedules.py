@@ -43,7 +43,7 @@ class ScheduleReplay:
             for name in _RATES & values.keys():
                 values[name] *= self.rate_factor
         for scheduler in _schedulers(runner):
-            if getattr(scheduler, "param_name", None) == "lr":
+            if getattr(scheduler, "param_name", None) == "lr" and hasattr(scheduler, "base_values"):
                 scheduler.base_values = [value * self.rate_factor for value in scheduler.base_values]
         self._saved = checkpoint.pop("param_schedulers", None)
 
