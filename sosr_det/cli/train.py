@@ -253,59 +253,62 @@ def train(
     The stage comes from the config. The best epoch of a classification stage is published to the registry
     under the config's name when the run ends; a detector only where --publish-as or the config names it.
     """
-    from sosr_det.engine.inference_settings import parse_image_scale
-    from sosr_det.engine.train import run_training
-    from sosr_det.engine.train_options import TrainOptions
+    from sosr_det.engine.signals import announcements_wait
 
-    options = TrainOptions(
-        config=config,
-        work_dir=work_dir,
-        data_root=data_root,
-        backbone=backbone,
-        allow=allow or [],
-        set_depth=set_depth,
-        classes=classes if classes in (None, "scan") else classes.split(","),
-        select_on=select_on,
-        seed=seed,
-        total_epochs=total_epochs,
-        resume=resume,
-        auto_resume=auto_resume,
-        fresh=fresh,
-        allow_changes=allow_changes,
-        save_every=save_every,
-        overwrite=overwrite,
-        amp=amp,
-        precision=precision,
-        channels_last=channels_last,
-        compile=compile_parts,
-        compile_mode=compile_mode,
-        fused_optimizer=fused_optimizer,
-        tf32=tf32,
-        cudnn_benchmark=cudnn_benchmark,
-        ema=ema,
-        sync_bn=sync_bn,
-        accumulate=accumulate,
-        deterministic=deterministic,
-        image_scale=parse_image_scale(image_scale) if image_scale else None,
-        parent=parent,
-        progress="none" if quiet else progress,
-        on_bad_image=on_bad_image,
-        max_bad_images=max_bad_images,
-        dynamics=dynamics,
-        paired=paired,
-        publish=not no_publish,
-        publish_as=publish_as,
-        registry=registry,
-        launcher=launcher,
-        cfg_options=cfg_options or [],
-    )
-    if dry_run:
-        from sosr_det.engine.dry_run import dry_run as try_training
+    with announcements_wait():
+        from sosr_det.engine.inference_settings import parse_image_scale
+        from sosr_det.engine.train import run_training
+        from sosr_det.engine.train_options import TrainOptions
 
-        if not try_training(options, say=typer.echo):
-            raise typer.Exit(1)
-        return
-    run_training(options)
+        options = TrainOptions(
+            config=config,
+            work_dir=work_dir,
+            data_root=data_root,
+            backbone=backbone,
+            allow=allow or [],
+            set_depth=set_depth,
+            classes=classes if classes in (None, "scan") else classes.split(","),
+            select_on=select_on,
+            seed=seed,
+            total_epochs=total_epochs,
+            resume=resume,
+            auto_resume=auto_resume,
+            fresh=fresh,
+            allow_changes=allow_changes,
+            save_every=save_every,
+            overwrite=overwrite,
+            amp=amp,
+            precision=precision,
+            channels_last=channels_last,
+            compile=compile_parts,
+            compile_mode=compile_mode,
+            fused_optimizer=fused_optimizer,
+            tf32=tf32,
+            cudnn_benchmark=cudnn_benchmark,
+            ema=ema,
+            sync_bn=sync_bn,
+            accumulate=accumulate,
+            deterministic=deterministic,
+            image_scale=parse_image_scale(image_scale) if image_scale else None,
+            parent=parent,
+            progress="none" if quiet else progress,
+            on_bad_image=on_bad_image,
+            max_bad_images=max_bad_images,
+            dynamics=dynamics,
+            paired=paired,
+            publish=not no_publish,
+            publish_as=publish_as,
+            registry=registry,
+            launcher=launcher,
+            cfg_options=cfg_options or [],
+        )
+        if dry_run:
+            from sosr_det.engine.dry_run import dry_run as try_training
+
+            if not try_training(options, say=typer.echo):
+                raise typer.Exit(1)
+            return
+        run_training(options)
 
 
 def configs(

@@ -94,6 +94,22 @@ class StopSignals:
             sys.exit(TERMINATED)
 
 
+@contextmanager
+def announcements_wait() -> Iterator[None]:
+    """Within the block SIGUSR1 waits until :func:`stop_signals` handles it: in a start-up it would end the process.
+
+    Libraries are imported for seconds before a training can handle anything.
+    """
+    if not hasattr(signal, "SIGUSR1"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+
+
 _active: list[StopSignals] = []
 
 
@@ -117,6 +133,8 @@ def stop_signals() -> Iterator[StopSignals]:
             for number in dict.fromkeys(_GRACEFUL):
                 if signal.getsignal(number) != signal.SIG_IGN:
                     before[number] = signal.signal(number, signals.handle)
+            if hasattr(signal, "SIGUSR1"):  # what came in the start-up comes now
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         yield signals
     finally:
         for number, handler in before.items():
