@@ -16,7 +16,7 @@ def time_interleaved(
     warm_up: int = 2,
     device: str = "cpu",
     before: Callable[[str], object] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds that each peer took in each round.
 
@@ -26,8 +26,8 @@ def time_interleaved(
         warm_up: rounds before them that are not counted.
         device: where the work runs; ``cuda…`` is waited for.
         before: called with a peer's name before each of its turns, untimed.
-        clock: seconds; ``time.process_time`` counts what this process used and not what others took from it, for work
-            of one thread that waits for nothing.
+        clock: seconds, by default wall time; ``time.process_time`` counts what this process used and not what others
+            took from it, for work of one thread that waits for nothing.
 
     The order is turned round by one each time: a peer is not always the one that runs after the slowest.
 
@@ -36,6 +36,7 @@ def time_interleaved(
     """
     if rounds < 1:
         raise ValueError(f"repeats must be at least 1, got {rounds}")
+    clock = clock or time.perf_counter
     names = list(peers)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + warm_up):

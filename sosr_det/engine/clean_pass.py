@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sosr_det.data.sample_seeds import SampleSeededDataset
 from sosr_det.errors import ConfigError, TrainingDivergedError
 from sosr_det.evaluation.dynamics import (
     SampleMeasures,
@@ -232,10 +233,12 @@ def unaugmented_training_set(train_config: Any, val_config: Any, built: Any = No
     Raises:
         ConfigError: the configs have no single pipeline to exchange.
     """
+    if isinstance(built, SampleSeededDataset):
+        built = built.dataset
     if (
         isinstance(train_config, dict) and train_config.get("type") == "SampleSeededDataset"
-    ):  # of a paired run
-        train_config, built = train_config["dataset"], getattr(built, "dataset", built)
+    ):  # an older record
+        train_config = train_config["dataset"]
     for name, config in (("train", train_config), ("val", val_config)):
         if not isinstance(config, dict) or innermost(config).get("pipeline") is None:
             raise ConfigError(

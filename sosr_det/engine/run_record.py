@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ def write_run_record(work_dir: Path, record: dict[str, Any]) -> Path:
     """Replace ``work_dir/run.json`` atomically, so that a reader never sees half of it."""
     path = Path(work_dir) / FILE_NAME
     temporary = path.with_name(f".{FILE_NAME}.tmp")
-    with open(temporary, "w") as stream:
-        json.dump(plain(record), stream, indent=1, sort_keys=True, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as stream:
+            json.dump(plain(record), stream, indent=1, sort_keys=True, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -143,7 +143,7 @@ def apply_total_epochs(cfg: Any, total_epochs: int | None) -> None:
 
 
 def fit_to_device(cfg: Any, launcher: str) -> None:
-    """Without CUDA: gloo instead of NCCL, no pinned memory (it warns and does nothing).
+    """Without CUDA: gloo instead of NCCL, no pinned memory (it warns and does nothing). No options for absent workers.
 
     Raises:
         ConfigError: unknown launcher.
@@ -152,6 +152,14 @@ def fit_to_device(cfg: Any, launcher: str) -> None:
 
     if launcher not in LAUNCHERS:
         raise ConfigError(f"--launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+    for section in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(section)
+        if isinstance(loader, dict) and not loader.get("num_workers", 0):
+            for option in (
+                "persistent_workers",
+                "prefetch_factor",
+            ):  # torch refuses them where there are no workers
+                loader.pop(option, None)
     if torch.cuda.is_available():
         return
     if "env_cfg" in cfg and "dist_cfg" in cfg.env_cfg:

@@ -18,7 +18,9 @@ from types import FrameType
 TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell reports it
 STOPPED = 75  # exit code: saved on request, to be continued
 
-_GRACEFUL = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+# SIGHUP: the terminal or the connection that the training was started from is gone.
+_IMPATIENT = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
+_GRACEFUL = [*_IMPATIENT, getattr(signal, "SIGUSR1", signal.SIGTERM)]
 
 
 class StoppedOnRequest(SystemExit):
@@ -75,22 +77,22 @@ class StopSignals:
         """The signal handler. A second SIGINT or SIGTERM no longer waits."""
         name = signal.Signals(number)
         if os.getpid() != self._pid:  # a forked worker of a data loader: it ends when its parent does
-            if name == signal.SIGTERM:
+            if name not in (signal.SIGINT, signal.SIGUSR1):
                 os._exit(TERMINATED)
             return
         if self.saved and name != signal.SIGINT:
             return
-        patient = self.can_save or name not in (signal.SIGINT, signal.SIGTERM)
+        patient = self.can_save or name not in _IMPATIENT
         if self.received is None and patient:
             self.received = name
-            again = "; send it again to stop without saving" if self.can_save else ""
+            again = "; send SIGTERM to stop without saving" if self.can_save else ""
             # Not print: a handler may come in the middle of one.
             sys.__stderr__.write(
                 f"\n{name.name}: saving at the next step{again}\n"
             ) if sys.__stderr__ else None
         elif name == signal.SIGINT:
             raise KeyboardInterrupt
-        elif name == signal.SIGTERM:
+        elif name in _IMPATIENT:
             sys.exit(TERMINATED)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from sosr_det.engine.checkpoints.names import training_checkpoints
 from sosr_det.engine.config_cost import formatted_once
 from sosr_det.engine.determinism import deterministic_settings_restored
 from sosr_det.engine.folder_lock import folders_released, hold_folder
@@ -22,7 +23,7 @@ from sosr_det.engine.setup import (
     build_runner,
     require_disk_space,
 )
-from sosr_det.engine.signals import SavedInterrupt, StoppedOnRequest, stop_signals
+from sosr_det.engine.signals import SavedInterrupt, StoppedOnRequest, active_stop_signals, stop_signals
 from sosr_det.engine.telemetry.display import attach_display
 from sosr_det.engine.train_options import TrainOptions
 from sosr_det.engine.work_dir import (
@@ -91,6 +92,14 @@ def _end_early(error: BaseException, work_dir: Path, *, remove: bool, says: bool
             print(error.text, file=sys.stderr)
         raise error
     interrupted = is_interrupt(error)
+    signals = active_stop_signals()
+    first_request = isinstance(error, SystemExit) and not (signals and signals.received)
+    if interrupted and first_request and not remove and training_checkpoints(work_dir):
+        # The training was not running yet, or not any more, and what it had done is saved.
+        clean_up_after(error, work_dir, remove=False, status="stopped")
+        if says:
+            print("stopped by SIGTERM while nothing was trained; continue with --resume", file=sys.stderr)
+        raise StoppedOnRequest("stopped while nothing was trained") from error
     clean_up_after(error, work_dir, remove=remove, status="interrupted" if interrupted else "failed")
     if not interrupted:
         raise error

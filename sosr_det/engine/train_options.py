@@ -25,7 +25,9 @@ class TrainOptions:
     auto_resume: bool = False  # resume where there is something to, else start
     fresh: bool = False  # begin anew where no checkpoint can be used
     allow_changes: bool = False  # resume with another config
-    save_every: float | None = None  # minutes between saves in the middle of an epoch; 0 never; None the config's
+    save_every: float | None = (
+        None  # minutes between saves in the middle of an epoch; 0 never; None the config's
+    )
     overwrite: bool = False
     amp: bool = False
     precision: str | None = None  # auto, fp32, bf16 or fp16; None: the config's, and so for all that follow

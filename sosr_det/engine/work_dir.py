@@ -35,6 +35,12 @@ def claim_work_dir(cfg: Any, work_dir: Path, *, overwrite: bool) -> None:
             f"{work_dir} already holds a run ({record['status']}, {len(record['epochs'])} epochs recorded). "
             "Use --resume to continue it, another --work-dir to keep both, or --overwrite to replace it."
         )
+    found = training_checkpoints(work_dir)
+    if found and not overwrite:  # a later --resume could not tell them from those of the new run
+        raise OccupiedError(
+            f"{work_dir} holds checkpoints ({found[-1].name}, …) without the record of their run. Use --resume to go "
+            "on from the newest, another --work-dir, or --overwrite to replace them."
+        )
     if work_dir.exists() and not work_dir.is_dir():
         raise ConfigError(f"the work directory {work_dir} is a file.")
 

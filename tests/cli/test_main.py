@@ -186,8 +186,21 @@ COMMANDS = {
     "test", "train", "zoo",
 }  # fmt: skip
 GROUPS = {
-    "bench": {"annotations", "augment", "eval-voc", "loss", "registry", "step"},
-    "data": {"demo", "prepare", "verify"},
+    "bench": {
+        "annotations",
+        "augment",
+        "eval-voc",
+        "faults",
+        "index",
+        "loss",
+        "model",
+        "pipeline",
+        "registry",
+        "start",
+        "step",
+        "train",
+    },
+    "data": {"demo", "index", "prepare", "shard", "verify"},
     "registry": {
         "ls",
         "show",

@@ -449,7 +449,9 @@ def test_collection_spares_a_running_job(tmp_path):
 
 def test_a_stage_outside_of_the_backbone_must_stride_as_the_entry_does():
     """A live ``ResLayer`` does not remember its style; the config says it."""
-    model = MODELS.build({"type": "ContractToy", "backbone": {"type": "mmdet.ResNet", "depth": 50, "base_channels": 8}})
+    model = MODELS.build(
+        {"type": "ContractToy", "backbone": {"type": "mmdet.ResNet", "depth": 50, "base_channels": 8}}
+    )
     model.backbone.load_state_dict(resnet(50).state_dict())
     head = {"type": "ResLayer", "depth": 50, "stage": 3, "style": "caffe"}
     cfg = {"model": {"roi_head": {"shared_head": head}}}

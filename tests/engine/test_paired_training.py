@@ -76,7 +76,9 @@ class DigestOfUnseeded(BatchDigestHook):
         torch.set_rng_state(state)
 
 
-def train(folder, *, seed=0, workers=0, epochs=2, resume=False, paired=True, draws=0, width=3, hooks=(), exact=True):
+def train(
+    folder, *, seed=0, workers=0, epochs=2, resume=False, paired=True, draws=0, width=3, hooks=(), exact=True
+):
     cfg = Config(
         {
             "work_dir": str(folder),

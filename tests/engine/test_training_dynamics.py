@@ -220,11 +220,11 @@ def test_scalars_reach_the_visualisation_backends(run):
 def test_resume_continues_the_record_and_drops_what_was_not_kept(run, folders, tmp_path):
     shutil.copytree(run.parent, tmp_path / "copy")
     resumed = tmp_path / "copy" / "run"
-    (resumed / "last_checkpoint").write_text(str(resumed / "epoch_1.pth"))
+    (resumed / "epoch_2.pth").unlink()
     stale = read_dynamics(resumed)
     stale["epochs"][1]["train"]["nll"] = -1.0
     write_dynamics(resumed, stale)
-    train(tmp_path / "copy", folders, resume=True, cfg_options=["train_cfg.max_epochs=3"])
+    train(tmp_path / "copy", folders, resume=True, total_epochs=3)
     before, after = read_dynamics(run)["epochs"], read_dynamics(resumed)["epochs"]
     assert [entry["epoch"] for entry in after] == [1, 2, 3]
     assert after[0] == before[0]

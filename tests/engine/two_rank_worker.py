@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.figure  # noqa: F401
 import timm  # noqa: F401  imported once, not by every rank of every job
@@ -161,6 +162,8 @@ def owe_validation(folder):
 
     class Runner:
         epoch = 1
+        work_dir = folder
+        message_hub = SimpleNamespace(log_scalars={}, runtime_info={})
         logger = logging.getLogger("two ranks")
         train_loop = type("Loop", (), {"validate": lambda self: ran.append(1)})()
 

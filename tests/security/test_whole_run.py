@@ -65,7 +65,7 @@ def run(folder):
         folder,
         [
             [*train, "--total-epochs", "1"],
-            [*train, "--resume"],
+            [*train, "--resume", "--total-epochs", "2"],
             ["test", "tiny.py", "run/epoch_2.pth"],
             ["export", "run", "--name", "tiny"],
             ["train", "tiny.py", "--work-dir", "child", "--backbone", "sosr://tiny", "--total-epochs", "1"],

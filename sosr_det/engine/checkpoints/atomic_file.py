@@ -154,6 +154,8 @@ def _read_back(path: Path, digest: str) -> None:
         raise OSError(errno.EIO, "what was read back is not what was written")
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:  # the disk's fault, not the content's
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{path.name} would hold something that only unrestricted unpickling can read, so it was not kept: "

@@ -140,6 +140,8 @@ def plan_resume(meta: Mapping[str, Any], now: Setup, checkpoint: Path) -> Resume
             "otherwise; batch norm sees batches of another size"
             + ("" if plan.keeps_random_states else "; random numbers begin anew from the seed")
         )
+    if now.total_epochs is not None and meta["epoch"] == now.total_epochs:
+        plan.lines.append(f"all {now.total_epochs} epochs are done; --total-epochs would train more")
     if (then.total_epochs, then.total_steps) != (now.total_epochs, now.total_steps):
         before, after = then.total_epochs or then.total_steps, now.total_epochs or now.total_steps
         unit = "steps" if now.total_epochs is None else "epochs"
