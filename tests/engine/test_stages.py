@@ -269,13 +269,14 @@ def test_a_hostile_backbone_file_never_runs(demo, tmp_path):
 
 def test_a_flipped_bit_in_the_registry_stops_the_run(registry, demo, tmp_path, monkeypatch):
     shutil.copytree(registry, tmp_path / "registry")
-    blob = next((tmp_path / "registry").rglob("*.safetensors"))
+    monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "registry"))
+    # By name: other tests publish whole detectors into the same registry.
+    tampered = next(ref for ref in Registry().list_refs() if ref.name == "resnet18-demo-sosr")
+    (blob,) = (tmp_path / "registry").rglob(f"{tampered.summary.tensors_digest}.safetensors")
     blob.chmod(0o644)
     content = bytearray(blob.read_bytes())
     content[-1000] ^= 1
     blob.write_bytes(content)
-    monkeypatch.setenv("SOSR_REGISTRY", str(tmp_path / "registry"))
-    tampered = next(ref for ref in Registry().list_refs() if ref.summary.tensors_digest == blob.stem)
     with pytest.raises(RegistryError, match=blob.name):
         run_training(options(DETECT, tmp_path / "run", demo.voc_devkit, backbone=f"sosr://{tampered.name}"))
     assert not (tmp_path / "run").exists()
