@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from sosr_det.engine.acceleration.memory import keep_freed_memory
 from sosr_det.engine.checkpoints.names import training_checkpoints
 from sosr_det.engine.config_cost import formatted_once
 from sosr_det.engine.determinism import deterministic_settings_restored
@@ -52,6 +53,8 @@ def run_training(options: TrainOptions) -> Path:
         SosrError: whatever the user can act on; see the subclasses.
     """
     prepared = prepare_training(options)
+    if prepared.plan.device.kind == "cpu":
+        keep_freed_memory()
     cfg, work_dir = prepared.cfg, prepared.work_dir
     created = make_folder(work_dir)
     hold_folder(work_dir)  # a new one; another was held before anything was decided about it
