@@ -305,7 +305,8 @@ def test_scan_finds_the_classes_and_sizes_everything(demo):
     assert cfg.model.bbox_head.num_classes == 20
 
 
-def test_scan_refuses_what_it_cannot_read(demo, tmp_path):
+def test_scan_refuses_what_it_cannot_read(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # in the checkout the demo may have left the config's own data
     cfg = load_config(DEMO)
     cfg.update({"work_dir": "nowhere", "resume": False})
     with pytest.raises(DataError, match=r"trainval\.txt: this list.*--data-root"):
