@@ -213,7 +213,7 @@ def _damages() -> list[Case]:
 
 
 def _workers() -> list[Case]:
-    again = ("Starting the data loader again",)
+    again = ("Starting the training's data loader again",)
     return [
         Case(
             "a loader worker killed in a step",

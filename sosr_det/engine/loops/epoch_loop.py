@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
-from torch.utils.data import DataLoader
 
-from sosr_det.engine.loops.place import Place
-from sosr_det.engine.loops.training_loader import TrainingBatches, build_training_loader
+from sosr_det.engine.loops.exact import ExactLoop
 
 
 @LOOPS.register_module()
-class ExactEpochLoop(EpochBasedTrainLoop):
+class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):
     """mmengine's ``EpochBasedTrainLoop``, with the same arguments and hooks, that can be stopped after any step.
 
     `sosr-det train` puts it in the place of mmengine's. What differs:
@@ -29,17 +27,9 @@ class ExactEpochLoop(EpochBasedTrainLoop):
     - worker processes that die are started again.
 
     Args:
-        runner: an :class:`sosr_det.engine.runner.EngineRunner`.
-        dataloader: a config; a built one is wrapped in nothing and must be a resumable one.
+        runner, dataloader: see :class:`sosr_det.engine.loops.exact.ExactLoop`.
         kwargs: ``max_epochs``, ``val_begin``, ``val_interval`` and ``dynamic_intervals`` of mmengine's.
     """
-
-    def __init__(self, runner: Any, dataloader: DataLoader | dict, **kwargs: Any) -> None:
-        if isinstance(dataloader, Mapping):
-            dataloader = build_training_loader(runner, dataloader)
-        super().__init__(runner, dataloader, **kwargs)
-        self.place = Place(runner, self.dataloader)
-        self._batches = TrainingBatches(self.dataloader, runner.seed)
 
     def engine_state(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """The place in the epoch, for a checkpoint."""
@@ -48,8 +38,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         return self.place.engine_state(done, total_epochs=self._max_epochs, total_steps=None)
 
     def restore(self, meta: Mapping[str, Any], rng: Sequence[Mapping[str, Any]] | None) -> None:
-        """Go on from the place of a checkpoint; see :meth:`Place.restore`."""
-        self.place.restore(meta, rng)
+        """Go on from the place of a checkpoint; see :meth:`sosr_det.engine.loops.place.Place.restore`."""
+        super().restore(meta, rng)
         plan = self.runner.resume_plan
         if plan is not None and plan.replays_schedules:  # the steps may be of another size than they were
             self._iter = self._epoch * len(self.dataloader) + self.place.batches_done
@@ -75,11 +65,6 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                     self.place.after_epoch()
         self.runner.call_hook("after_train")
         return self.runner.model
-
-    def validate(self) -> None:
-        """Run the validation; the training's random numbers are afterwards where they were."""
-        with self.place.training_suspended():
-            self.runner.val_loop.run()
 
     def batch_indices(self, position: int) -> list[int]:
         """Into the data set, of batch ``position`` (from 0) of the current epoch; for a run that ends."""

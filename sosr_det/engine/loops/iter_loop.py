@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import IterBasedTrainLoop
-from torch.utils.data import DataLoader
 
-from sosr_det.engine.loops.place import Place
-from sosr_det.engine.loops.training_loader import TrainingBatches, build_training_loader
+from sosr_det.engine.loops.exact import ExactLoop
 
 
 @LOOPS.register_module()
-class ExactIterLoop(IterBasedTrainLoop):
+class ExactIterLoop(ExactLoop, IterBasedTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` with what :class:`sosr_det.engine.loops.ExactEpochLoop` adds to the epoch loop.
 
     Samples are augmented by (seed, step, index). Works with samplers with and without an end.
     """
 
-    def __init__(self, runner: Any, dataloader: DataLoader | dict, **kwargs: Any) -> None:
-        if isinstance(dataloader, Mapping):
-            dataloader = build_training_loader(runner, dataloader)
-        super().__init__(runner, dataloader, **kwargs)
-        self.place = Place(runner, self.dataloader)
-        self._batches = TrainingBatches(self.dataloader, runner.seed)
-
     def engine_state(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """The place in the run, for a checkpoint."""
         return self.place.engine_state(0, total_epochs=None, total_steps=self._max_iters)
-
-    def restore(self, meta: Mapping[str, Any], rng: Sequence[Mapping[str, Any]] | None) -> None:
-        """Go on from the place of a checkpoint; see :meth:`Place.restore`."""
-        self.place.restore(meta, rng)
 
     def run(self) -> torch.nn.Module:
         """Train until the last step; raises as :meth:`ExactEpochLoop.run` does."""
@@ -55,11 +42,6 @@ class ExactIterLoop(IterBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
-
-    def validate(self) -> None:
-        """Run the validation; the training's random numbers are afterwards where they were."""
-        with self.place.training_suspended():
-            self.runner.val_loop.run()
 
     def batch_indices(self, position: int) -> list[int]:
         """Into the data set, of the batch of step ``position`` (from 0) of the run; for a run that ends."""

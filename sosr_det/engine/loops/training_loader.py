@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,16 +14,7 @@ from torch.utils.data import DataLoader
 from sosr_det.data.sample_seeds import seed_number
 from sosr_det.data.unreadable import skip_unreadable
 from sosr_det.engine.loops.batch_positions import ResumableBatchSampler
-from sosr_det.engine.loops.workers import (
-    MOST_RESTARTS,
-    deaths_wait_for_fetches,
-    fetch,
-    forget_dead_workers,
-    is_worker_death,
-    restarted_too_often,
-)
-
-logger = logging.getLogger("sosr_det")
+from sosr_det.engine.loops.workers import outliving_batches
 
 
 def resumable_loader_config(config: dict[str, Any], seed: int | None) -> dict[str, Any]:
@@ -78,31 +68,13 @@ class TrainingBatches:
         Raises:
             DataError: the worker processes died again and again.
         """
-        done, restarts = 0, 0
-        while True:
+
+        def begin(done: int) -> int:
             self.sampler.begin(epoch, first + done, None if step is None else step + done)
             self.loader.generator.manual_seed(seed_number("loader", self.seed, epoch, get_rank()))
-            iterator = None
-            with deaths_wait_for_fetches(self.loader):
-                try:
-                    iterator = fetch(self.loader.__iter__)
-                    while True:
-                        batch = fetch(iterator.__next__)
-                        done += 1
-                        yield batch
-                except StopIteration:
-                    return
-                except RuntimeError as error:
-                    if not is_worker_death(error):
-                        raise
-                    restarts += 1
-                    forget_dead_workers(self.loader, iterator)
-                    if restarts > MOST_RESTARTS:
-                        raise restarted_too_often("training", first + done, error) from error
-                    logger.warning(
-                        f"{str(error).splitlines()[0]} Starting the data loader again at batch {first + done + 1}: "
-                        f"nothing is lost ({restarts} of {MOST_RESTARTS} times)."
-                    )
+            return 0
+
+        return outliving_batches(self.loader, begin, what="training", first=first)
 
     def indices(self, epoch: int, position: int, step: int | None = None) -> list[int]:
         """Into the data set, of the batch of a step; for a run that ends, as the sampler does not go on from there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,16 +9,7 @@ from typing import Any
 from mmengine.dataset import DefaultSampler
 from torch.utils.data import DataLoader, SequentialSampler
 
-from sosr_det.engine.loops.workers import (
-    MOST_RESTARTS,
-    deaths_wait_for_fetches,
-    fetch,
-    forget_dead_workers,
-    is_worker_death,
-    restarted_too_often,
-)
-
-logger = logging.getLogger("sosr_det")
+from sosr_det.engine.loops.workers import outliving_batches
 
 
 class OutlivingLoader:
@@ -42,32 +32,8 @@ class OutlivingLoader:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        done, restarts = 0, 0
-        with deaths_wait_for_fetches(self.loader):
-            while True:
-                iterator = None
-                try:
-                    iterator = fetch(self.loader.__iter__)
-                    for _ in range(done):
-                        fetch(iterator.__next__)
-                    while True:
-                        batch = fetch(iterator.__next__)
-                        done += 1
-                        yield batch
-                except StopIteration:
-                    return
-                except RuntimeError as error:
-                    if not is_worker_death(error):
-                        raise
-                    restarts += 1
-                    forget_dead_workers(self.loader, iterator)
-                    repeats = isinstance(self.loader.sampler, (DefaultSampler, SequentialSampler))
-                    if restarts > MOST_RESTARTS or not repeats:
-                        raise restarted_too_often("validation", done, error) from error
-                    logger.warning(
-                        f"{str(error).splitlines()[0]} Starting the validation's data loader again at batch {done + 1} "
-                        f"({restarts} of {MOST_RESTARTS} times)."
-                    )
+        repeats = isinstance(self.loader.sampler, (DefaultSampler, SequentialSampler))
+        return outliving_batches(self.loader, lambda done: done, what="validation", begins_again=repeats)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import weakref
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from sosr_det.errors import DataError
+
+logger = logging.getLogger("sosr_det")
 
 MOST_RESTARTS = 3  # of the worker processes, in one epoch or validation
 
@@ -87,12 +90,60 @@ def _shut_down(loader: DataLoader, iterator: Any) -> None:
         iterator._shutdown_workers()
 
 
-def restarted_too_often(what: str, position: int, error: RuntimeError) -> DataError:
-    """The error after :data:`MOST_RESTARTS`; ``what`` is ``training`` or ``validation``."""
+def outliving_batches(
+    loader: DataLoader,
+    begin: Callable[[int], int],
+    *,
+    what: str,
+    first: int = 0,
+    begins_again: bool = True,
+) -> Iterator[Any]:
+    """The batches of a loader. Where its workers die, new ones are started, and no batch is lost or given twice.
+
+    Args:
+        loader: to be iterated.
+        begin: called before each iteration with the number of batches that were given; returns how many of them the
+            loader is going to give once more.
+        what: ``training`` or ``validation``, for messages.
+        first: place in the epoch of the first batch, for messages.
+        begins_again: whether the loader gives the same order again.
+
+    Raises:
+        DataError: the workers died more often than :data:`MOST_RESTARTS` times, or there is no beginning again.
+    """
+    done, restarts = 0, 0
+    with deaths_wait_for_fetches(loader):
+        while True:
+            iterator = None
+            known = begin(done)
+            try:
+                iterator = fetch(loader.__iter__)
+                for _ in range(known):
+                    fetch(iterator.__next__)
+                while True:
+                    batch = fetch(iterator.__next__)
+                    done += 1
+                    yield batch
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not is_worker_death(error):
+                    raise
+                restarts += 1
+                forget_dead_workers(loader, iterator)
+                if restarts > MOST_RESTARTS or not begins_again:
+                    raise _restarted_too_often(what, first + done, restarts, error) from error
+                logger.warning(
+                    f"{str(error).splitlines()[0]} Starting the {what}'s data loader again at batch "
+                    f"{first + done + 1}: nothing is lost ({restarts} of {MOST_RESTARTS} times)."
+                )
+
+
+def _restarted_too_often(what: str, position: int, deaths: int, error: RuntimeError) -> DataError:
     section = "train_dataloader" if what == "training" else "val_dataloader"
     return DataError(
-        f"the {what} data loader's worker processes died {MOST_RESTARTS + 1} times in one epoch, the last time at "
-        f"batch {position + 1}: {str(error).splitlines()[0]} The usual cause is too little memory, or too little "
+        f"the {what} data loader's worker processes died {deaths} time{'s' * (deaths > 1)} in one epoch, the last time "
+        f"at batch {position + 1}: {str(error).splitlines()[0]} The usual cause is too little memory, or too little "
         "shared memory in a container (docker run --shm-size=8g). Use fewer workers (--cfg-options "
         f"{section}.num_workers=2) or smaller batches, then --resume."
     )

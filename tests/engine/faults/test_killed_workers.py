@@ -35,7 +35,7 @@ def test_in_a_step_three_times(drill, undisturbed, when, persistent):
     name = drill.new("worker")
     outcome = drill.train(name, before=["kill_workers_at_steps", [3, 4, 9], when], **options(persistent))
     assert outcome.code == 0, outcome.text
-    assert outcome.text.count("Starting the data loader again") == 3
+    assert outcome.text.count("Starting the training's data loader again") == 3
     require_same(undisturbed, drill.folder / name)
 
 
