@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from mmengine.registry import DATASETS
 
+from sosr_det.data.dataset_wrapper import DatasetWrapper
 from sosr_det.errors import ConfigError
 
 _NOT_SET = -1
@@ -45,7 +46,7 @@ class EpochIndex(int):
 
 
 @DATASETS.register_module()
-class SampleSeededDataset(torch.utils.data.Dataset):
+class SampleSeededDataset(DatasetWrapper):
     """Seeds Python's, NumPy's and torch's (CPU) generators before a data set prepares a sample, and restores them.
 
     Wraps the training data as a whole, any wrappers included. Everything but preparing samples is the inner data set's:
@@ -71,7 +72,7 @@ class SampleSeededDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset: Any, seed: int | None = None) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        super().__init__(dataset)
         # In shared memory: worker processes that outlive an epoch must learn of the next one.
         self._place = torch.full((2,), _NOT_SET, dtype=torch.int64).share_memory_()
         if seed is not None:
@@ -88,9 +89,6 @@ class SampleSeededDataset(torch.utils.data.Dataset):
             raise ValueError(f"seed and epoch must be at least 0, got {seed} and {epoch}")
         self._place.copy_(torch.tensor([seed, epoch]))
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> Any:
         with self._seeded([index]):
             return self.dataset[int(index)]
@@ -102,21 +100,6 @@ class SampleSeededDataset(torch.utils.data.Dataset):
             return [self[index] for index in indices]
         with self._seeded(indices):
             return whole([int(index) for index in indices])
-
-    def __getattr__(self, name: str) -> Any:
-        # Only for names that are not found here. Copying and unpickling ask before there is an inner data set.
-        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # MMDetection's PipelineSwitchHook exchanges the `pipeline` of the data set that the loader holds.
-        inner = self.__dict__.get("dataset")
-        own = name.startswith("_") or name in self.__dict__
-        if not own and inner is not None and hasattr(inner, name):
-            setattr(inner, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def _seeded(self, indices: Sequence[int]) -> Any:
         seed, epoch = self._place.tolist()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.registry import DATASETS
 
+from sosr_det.data.dataset_wrapper import DatasetWrapper
 from sosr_det.data.regular_file import NOT_REGULAR, open_regular_file
 from sosr_det.errors import ConfigError, DataError, UnreadableImageError
 
@@ -73,7 +74,7 @@ class UnreadableImages:
 
 
 @DATASETS.register_module()
-class SkipUnreadable(torch.utils.data.Dataset):
+class SkipUnreadable(DatasetWrapper):
     """Gives the next readable image, with its own label, in place of one that cannot be read.
 
     Which one that is depends on the index alone (the first readable one after it, from the last on to the first), and
@@ -97,7 +98,7 @@ class SkipUnreadable(torch.utils.data.Dataset):
     def __init__(self, dataset: Any, most: int = DEFAULT_MOST) -> None:
         if most < 0:
             raise ConfigError(f"at least 0 images may be unreadable (--max-bad-images), got {most}")
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        super().__init__(dataset, unreadable=None)
         if hasattr(self.dataset, "__getitems__"):
             raise ConfigError(
                 f"SkipUnreadable skips single images, and {type(self.dataset).__name__} gives whole batches; put it "
@@ -106,9 +107,6 @@ class SkipUnreadable(torch.utils.data.Dataset):
         self.unreadable = UnreadableImages(self.dataset, most)
         # Data sets of this project look themselves; MMDetection's decoder gives a picture that is grey from there on.
         self._checks_ends = not hasattr(self.dataset, "sample_name")
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         count = len(self.dataset)
@@ -126,21 +124,6 @@ class SkipUnreadable(torch.utils.data.Dataset):
                     raise
                 self.unreadable.add(place, problem)
         raise DataError(f"not one of the {count} images can be read")
-
-    def __getattr__(self, name: str) -> Any:
-        # Only for names that are not found here. Copying and unpickling ask before there is an inner data set.
-        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # MMDetection's PipelineSwitchHook exchanges the `pipeline` of the data set that the loader holds.
-        inner = self.__dict__.get("dataset")
-        own = name.startswith("_") or name in ("unreadable", "dataset") or name in self.__dict__
-        if not own and inner is not None and hasattr(inner, name):
-            setattr(inner, name, value)
-        else:
-            super().__setattr__(name, value)
 
 
 def skip_unreadable(dataset: dict, most: int) -> dict:

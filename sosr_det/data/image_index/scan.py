@@ -12,7 +12,6 @@ from sosr_det.errors import DataError
 
 CLASS_FOLDERS = "class folders"
 TINY_VAL = "val_annotations.txt"
-SPLITS = ("train", "val")
 _REMEDY = (
     "Expected the ImageNet layout ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG; set the root with "
     "--data-root or $SOSR_DATA, or make demo data with `sosr-det data demo --out DIR`."

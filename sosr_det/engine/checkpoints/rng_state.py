@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,16 +42,6 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-@contextmanager
-def rng_preserved() -> Iterator[None]:
-    """Whatever the block draws, the generators are afterwards where they were before."""
-    before = rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(before)
 
 
 def reseed(*origin: str | int) -> None:
