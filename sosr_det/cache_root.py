@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 ENV_CACHE = "SOSR_CACHE"
+_STALE_SECONDS = 24 * 3600
 
 
 def cache_root() -> Path:
@@ -34,3 +36,13 @@ def is_private(file: Path | int) -> bool:
         return True
     status = os.fstat(file) if isinstance(file, int) else file.lstat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Remove ``*.part`` files that writers that were killed have left, a day later: no writer takes that long."""
+    for part in folder.glob("*.part"):
+        try:
+            if part.lstat().st_mtime < time.time() - _STALE_SECONDS:
+                part.unlink()
+        except OSError:  # another process was faster, or the file is another user's
+            continue

@@ -96,7 +96,7 @@ def difference_lines(found: Sequence[Difference]) -> list[str]:
     keys = [f"{each.key}:" for each in found]
     width = min(max(map(len, keys), default=0), 60)
     return [
-        f"{key:<{width}} {_short(each.old)} -> {_short(each.new)}"
+        f"{key:<{width}} {shortened(each.old)} -> {shortened(each.new)}"
         + ("" if each.changes_training else "  (same training)")
         for key, each in zip(keys, found, strict=True)
     ]
@@ -189,6 +189,7 @@ def _kind(kind: Any) -> str:
     return bare_type(kind) if kind is not ABSENT else "(absent)"
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A setting's value as text, cut to what fits a line."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -171,9 +171,9 @@ def _drift_from_run(checkpoint: str, cfg: Any) -> dict[str, list[str]]:
     if "://" in checkpoint or not (run_dir / RUN_RECORD).is_file():
         return {}
     record = read_run_record(run_dir)
-    found = drift(record, str(run_dir / RUN_RECORD), cfg, dataloaders=["test_dataloader"])
+    found = drift(record, str(run_dir / RUN_RECORD), cfg)
     if found:
-        logger.warning(drift_line(found, doing="testing", run_dir=run_dir))
+        logger.warning(drift_line(found, run_dir=run_dir))
     if record["status"] != "completed":
         logger.warning(
             f"the run in {run_dir} is {record['status']} after {len(record['epochs'])} epochs; testing "

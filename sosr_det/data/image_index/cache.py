@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from mmengine.logging import print_log
 
-from sosr_det.cache_root import cache_root, is_private
+from sosr_det.cache_root import cache_root, is_private, remove_stale_parts
 from sosr_det.data.image_index.array_file import read_arrays, write_arrays
 from sosr_det.data.image_index.index import ImageIndex
 from sosr_det.data.image_index.scan import Scan, scan_split
@@ -31,7 +31,6 @@ from sosr_det.data.image_index.stamps import Stamps, take_stamps
 ENV_SWITCH = "SOSR_IMAGE_INDEX"
 FORMAT = 1  # change it with anything that changes which images are found, or their order
 _WAIT_SECONDS = 1800.0  # for another process that builds the same index
-_STALE_SECONDS = 24 * 3600
 _WORTH_A_LINE = 10_000  # images
 
 _READ_FLAGS = os.O_RDONLY | sum(
@@ -174,7 +173,7 @@ def _build(root: Path, split: str, file: Path | None, reason: str, started: floa
 
 def _save(file: Path, scan: Scan, stamps: Stamps) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_stale(file.parent)
+    remove_stale_parts(file.parent)
     places = "\0".join(scan.places).encode("utf-8", "surrogateescape")
     arrays = {
         "path_bytes": scan.index.path_bytes,
@@ -216,13 +215,3 @@ def _lock(file: Path):
         yield
     finally:
         lock.release()
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what writers that were killed have left, a day later: no writer takes that long."""
-    for part in folder.glob("*.part"):
-        try:
-            if part.lstat().st_mtime < time.time() - _STALE_SECONDS:
-                part.unlink()
-        except OSError:  # another process was faster, or the file is another user's
-            continue

@@ -17,14 +17,13 @@ import hashlib
 import logging
 import os
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sosr_det.cache_root import cache_root, is_private
+from sosr_det.cache_root import cache_root, is_private, remove_stale_parts
 from sosr_det.data.voc_annotations.table import AnnotationTable
 
 ENV_SWITCH = "SOSR_ANNOTATION_CACHE"
@@ -36,7 +35,6 @@ logger = logging.getLogger("sosr_det.data")
 _READ_FLAGS = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK")
 )
-_STALE_SECONDS = 24 * 3600
 
 _SEPARATOR = "\0"  # in no file name and in no XML
 
@@ -93,7 +91,7 @@ def save(folder: str, names: Sequence[str], identities: np.ndarray, table: Annot
     try:
         file = _file(folder)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_stale(file.parent)
+        remove_stale_parts(file.parent)
         staged = file.with_name(f"{file.stem}.{os.getpid()}-{secrets.token_hex(8)}.part")
         try:
             with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
@@ -104,16 +102,6 @@ def save(folder: str, names: Sequence[str], identities: np.ndarray, table: Annot
             raise
     except (OSError, RuntimeError) as error:
         logger.debug("the annotations of %s are not kept in a cache: %s", folder, error)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what writers that were killed have left, a day later: no writer takes that long."""
-    for part in folder.glob("*.part"):
-        try:
-            if part.lstat().st_mtime < time.time() - _STALE_SECONDS:
-                part.unlink()
-        except OSError:  # another process was faster, or the file is another user's
-            continue
 
 
 def _file(folder: str) -> Path:
