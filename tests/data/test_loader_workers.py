@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
@@ -85,3 +87,29 @@ def test_a_signal_to_the_whole_group_reaches_the_training_alone(how):
             return
         time.sleep(0.05)
     pytest.fail("a worker outlived its DataLoader")
+
+
+HAND_OVER = """
+import torch
+from sosr_det.data.loader_workers import shield_workers
+loader = torch.utils.data.DataLoader(torch.ones(4, 1000), num_workers=1)
+shield_workers(loader)
+print(len(list(loader)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the longest name is another one")
+@pytest.mark.parametrize(("length", "fine"), [(71, True), (72, False)])
+def test_a_temporary_folder_whose_name_is_too_long_is_refused(length, fine):
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base, "x" * (length - len(base) - 1))
+        folder.mkdir()
+        result = subprocess.run(
+            [sys.executable, "-c", HAND_OVER], env={**os.environ, "TMPDIR": str(folder)}, text=True, timeout=100,
+            capture_output=True,
+        )  # fmt: skip
+    if fine:
+        assert result.stdout.strip() == "4", result.stderr
+    else:
+        assert f"{folder} has too long a name" in result.stderr
+        assert "may have 71 bytes. Set TMPDIR" in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from multiprocessing.util import get_temp_dir
 
 import pytest
 from typer.testing import CliRunner
@@ -80,6 +81,7 @@ def contents(folder):
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     """Where temporary folders are made."""
+    get_temp_dir()  # loader workers' sockets stay where they are: below tmp_path their names may be too long
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
