@@ -52,8 +52,8 @@ def require_short_temporary_folder() -> None:
     if len(os.fsencode(folder)) + len(_SOCKET_NAME) > _LONGEST_SOCKET_PATH:
         raise ConfigError(
             f"the temporary folder {made or tempfile.gettempdir()} has too long a name: data loader workers make "
-            f"sockets in it, and it may have {room} bytes. Set TMPDIR to a shorter one, or use no workers (--cfg-options "
-            "train_dataloader.num_workers=0 val_dataloader.num_workers=0)."
+            f"sockets in it, and it may have {room} bytes. Set TMPDIR to a shorter one, or use no workers "
+            "(--cfg-options train_dataloader.num_workers=0 val_dataloader.num_workers=0)."
         )
 
 
